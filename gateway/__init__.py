@@ -1,0 +1,1 @@
+"""The HTTP gateway: keys, limits, dialects and the paid path that joins money and pictures."""

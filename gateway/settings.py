@@ -1,0 +1,82 @@
+"""Every setting of the gateway; nobody else in this room reads the environment."""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+def _split(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+CommaSeparated = Annotated[list[str], NoDecode]
+
+
+class Settings(BaseSettings):
+    """Read from the environment with the prefix GATEWAY_. Nothing set is the newcomer's machine: all embedded."""
+
+    model_config = SettingsConfigDict(env_prefix="GATEWAY_", extra="ignore", env_ignore_empty=True)
+
+    host: str = "127.0.0.1"
+    port: int = Field(8080, ge=0, le=65535)
+    public_url: str | None = Field(None, description="Base URL that links in answers begin with; default host:port.")
+    data_dir: Path = Field(CHECKOUT / ".gateway", description="Embedded database, media, secrets and demo.json.")
+
+    database_url: SecretStr | None = Field(None, description="postgresql://…; unset starts the embedded one.")
+    database_pool_size: int = Field(10, ge=1, le=200)
+    redis_url: SecretStr | None = Field(None, description="redis://…; unset limits within this process.")
+    media_url: str | None = Field(None, description="file:///folder; unset keeps media in the data folder.")
+    pool_urls: CommaSeparated = Field(default_factory=list, description="SAM 3 pools; unset starts one here.")
+    pool_checkpoint: Path | None = Field(None, description="Folder of facebook/sam3 weights for the embedded pool.")
+    pool_checkpoint_3_1: Path | None = Field(None, description="Folder of SAM 3.1 detector weights.")
+    pool_device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
+
+    key_pepper: SecretStr | None = Field(None, description="Secret that key hashes depend on; kept in the data folder.")
+    previous_key_pepper: SecretStr | None = Field(None, description="Still accepted while keys move to key_pepper.")
+    media_signing_key: SecretStr | None = Field(None, description="Secret of media links; kept in the data folder.")
+    previous_media_signing_key: SecretStr | None = None
+
+    requests_per_minute: int = Field(600, ge=1, description="Per key, where the key sets none.")
+    organization_requests_per_minute: int = Field(1200, ge=1, description="Over all keys of an organization.")
+    gateway_processes: int = Field(1, ge=1, description="Processes sharing the limits; divides them while Redis is out.")
+
+    call_timeout_seconds: float = Field(60.0, gt=0, le=600)
+    shutdown_timeout_seconds: float = Field(30.0, gt=0, le=600)
+    hold_ttl_seconds: float = Field(180.0, gt=0, le=86_400)
+    maximum_calls_in_flight: int = Field(512, ge=1)
+
+    body_limit_bytes: int = Field(24 * 1024 * 1024, ge=1024)
+    pictures_per_call_limit: int = Field(16, ge=1, le=64)
+    header_timeout_seconds: float = Field(5.0, gt=0)
+    body_timeout_seconds: float = Field(30.0, gt=0)
+    picture_url_networks: CommaSeparated = Field(
+        default_factory=list, description="Private networks (CIDR) picture URLs may point into. Empty in production."
+    )
+    picture_url_ports: CommaSeparated = Field(default_factory=list, description="Ports beside 80 and 443.")
+    media_link_seconds: int = Field(3600, ge=60, le=7 * 86_400)
+    media_retention_seconds: int = Field(86_400, ge=60)
+    prediction_retention_days: int = Field(90, ge=1)
+
+    log_level: str = "info"
+    log_format: str = Field("auto", pattern="^(auto|json|console)$")
+
+    _split_lists = field_validator("pool_urls", "picture_url_networks", "picture_url_ports", mode="before")(_split)
+
+    @model_validator(mode="after")
+    def _hold_outlives_call(self) -> Self:
+        """A hold that expired under a running call would give its money away twice."""
+        if self.hold_ttl_seconds <= self.call_timeout_seconds + self.shutdown_timeout_seconds:
+            raise ValueError(
+                "GATEWAY_HOLD_TTL_SECONDS must be greater than GATEWAY_CALL_TIMEOUT_SECONDS + "
+                "GATEWAY_SHUTDOWN_TIMEOUT_SECONDS"
+            )
+        return self
+
+    @property
+    def base_url(self) -> str:
+        """Where customers reach this gateway, without a trailing slash."""
+        return (self.public_url or f"http://{self.host}:{self.port}").rstrip("/")
