@@ -42,7 +42,7 @@ class Settings(BaseSettings):
 
     requests_per_minute: int = Field(600, ge=1, description="Per key, where the key sets none.")
     organization_requests_per_minute: int = Field(1200, ge=1, description="Over all keys of an organization.")
-    gateway_processes: int = Field(1, ge=1, description="Processes sharing the limits; divides them while Redis is out.")
+    gateway_processes: int = Field(1, ge=1, description="Processes that share the limits while Redis is out.")
 
     call_timeout_seconds: float = Field(60.0, gt=0, le=600)
     shutdown_timeout_seconds: float = Field(30.0, gt=0, le=600)

@@ -6,6 +6,7 @@ InferenceError
 ├── ProviderFailed         it was tried and went wrong
 │   └── ProviderTimedOut
 ├── ProviderSaturated      refused before any work began; try again later
+│   └── AllDeploymentsSaturated
 └── AllDeploymentsFailed   every deployment of the model was tried; carries each cause
 """
 
@@ -50,6 +51,14 @@ class ProviderSaturated(InferenceError):
     def __init__(self, message: str, *, retry_after_seconds: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class AllDeploymentsSaturated(ProviderSaturated):
+    """No deployment had room; `causes` maps its name to what it answered."""
+
+    def __init__(self, causes: Mapping[str, InferenceError], *, retry_after_seconds: float) -> None:
+        super().__init__("Every deployment of this model is busy.", retry_after_seconds=retry_after_seconds)
+        self.causes = dict(causes)
 
 
 class AllDeploymentsFailed(InferenceError):

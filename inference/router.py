@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from inference.errors import (
     AllDeploymentsFailed,
+    AllDeploymentsSaturated,
     InferenceError,
     InputRejected,
     ModelUnavailable,
@@ -35,7 +36,7 @@ class Router:
         failed ends the walk, because repeating work that may have been done would be paid for twice upstream.
 
         Raises InputRejected; ModelUnavailable without any deployment; the only cause if there was just one;
-        else AllDeploymentsFailed.
+        else AllDeploymentsSaturated if none had room, or AllDeploymentsFailed.
         """
         chain = self._deployments.get(task.model, ())
         if not chain:
@@ -53,6 +54,9 @@ class Router:
                 break
         if len(causes) == 1:
             raise next(iter(causes.values()))
+        waits = [cause.retry_after_seconds for cause in causes.values() if isinstance(cause, ProviderSaturated)]
+        if len(waits) == len(causes):
+            raise AllDeploymentsSaturated(causes, retry_after_seconds=min(waits))
         raise AllDeploymentsFailed(causes)
 
     async def aclose(self) -> None:

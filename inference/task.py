@@ -15,6 +15,13 @@ class MaskStyle(StrEnum):
     OVERLAY = "overlay"  # the picture with the object tinted
 
 
+class MaskSelects(StrEnum):
+    """Which part of a mask prompt is the object."""
+
+    BRIGHT = "bright"  # brighter than half and opaque: a mask or cut-out as this product returns them
+    TRANSPARENT = "transparent"  # see-through, as OpenAI's edit masks; one without transparency is read as BRIGHT
+
+
 class PictureFormat(StrEnum):
     """Encodings that pictures are returned in."""
 
@@ -66,7 +73,8 @@ class Prompt:
     text: str | None = None
     points: tuple[PointPrompt, ...] = ()
     boxes: tuple[BoxPrompt, ...] = ()
-    mask: Picture | None = None  # rough mask of one object; brighter than half or opaque = object
+    mask: Picture | None = None  # rough mask of one object, as large as the picture
+    mask_selects: MaskSelects = MaskSelects.BRIGHT
 
     @property
     def is_empty(self) -> bool:
