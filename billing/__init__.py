@@ -1,0 +1,1 @@
+"""Money and nothing else: wallets, holds, the ledger and prices."""
