@@ -1,0 +1,1 @@
+"""Backends: weights of one architecture on one device."""

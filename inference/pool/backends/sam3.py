@@ -1,0 +1,300 @@
+"""SAM 3 by the classes of transformers: `Sam3Model` finds concepts, `Sam3TrackerModel` cuts out what was pointed at.
+
+Both share one ViT, which is nine tenths of the work and does not depend on the prompt: a picture is encoded once
+(`Sam3Backend.encode`) and prompted any number of times. The detector's parts are called one by one rather than through
+`Sam3Model.forward`, so that rows of different pictures batch together, only candidates above the threshold reach the
+mask head, and the spatial shape stays on the host (the class reads it back from the device twice per decoder layer).
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers.models.sam3.modeling_sam3 import Sam3SinePositionEmbedding
+
+from inference.pool.backend import (
+    Candidate,
+    DetectorRow,
+    DeviceOutOfMemory,
+    Embedding,
+    RowFailed,
+    TrackerRow,
+)
+from inference.pool.backends import roi_align
+from inference.pool.backends.checkpoint import Checkpoint
+
+_TEXT_CACHE_ENTRIES = 4096  # 16 KB each at full size
+_OUT_OF_MEMORY = torch.OutOfMemoryError
+
+
+class Sam3Backend:
+    """One checkpoint on one device. All methods but `tokenize` belong to the thread that owns the device."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        roi_align.install()
+        self._detector, self._tracker = checkpoint.detector, checkpoint.tracker
+        self._tokenizer = checkpoint.tokenizer
+        parameter = next(self._detector.parameters())
+        self.device, self._dtype = parameter.device, parameter.dtype
+        vision = self._detector.config.vision_config
+        patch = vision.backbone_config.patch_size
+        self.picture_side = int(vision.backbone_config.image_size)
+        self._grid = self.picture_side // int(patch)
+        self.mask_side = 4 * self._grid
+        self.token_limit = int(self._detector.config.text_config.max_position_embeddings)
+        self._texts: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
+        width = int(vision.fpn_hidden_size)
+        self._position = Sam3SinePositionEmbedding(width // 2, normalize=True)(
+            torch.Size((1, width, self._grid, self._grid)), self.device, self._dtype
+        )
+        # On the host on purpose: reading a number from it must not wait for the device.
+        self._spatial_shapes = torch.tensor([[self._grid, self._grid]])
+
+    def tokenize(self, text: str) -> tuple[int, ...]:
+        """Token ids of a phrase, begin and end included, not shortened."""
+        return tuple(self._tokenizer(text, truncation=False, verbose=False)["input_ids"])
+
+    def memory_bytes(self) -> int:
+        """Device memory in use; on a CPU the process's resident memory."""
+        if self.device.type == "cuda":
+            return int(torch.cuda.memory_allocated(self.device))
+        return int(psutil.Process().memory_info().rss)
+
+    # --- encode -------------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def encode(self, pictures: Sequence[NDArray[np.uint8]]) -> list[Embedding]:
+        """Run the shared ViT on uint8 pictures [side, side, 3]; one embedding each. Raises DeviceOutOfMemory."""
+        with _out_of_memory_named():
+            stacked = torch.from_numpy(np.stack(pictures)).to(self.device, non_blocking=True)
+            values = (stacked.permute(0, 3, 1, 2).float() / 127.5 - 1).to(self._dtype)
+            hidden = self._detector.vision_encoder.backbone(values).last_hidden_state
+            # Each picture gets storage of its own: a view would keep the whole batch alive in the cache.
+            return [Embedding(h.clone(), h.numel() * h.element_size()) for h in hidden]
+
+    def _pyramid(self, neck: Any, hidden: Tensor) -> list[Tensor]:
+        """The 4x, 2x and 1x levels of a neck, [B, C, side, side] each; a 0.5x level exists but nothing reads it."""
+        spatial = hidden.view(-1, self._grid, self._grid, hidden.shape[-1]).permute(0, 3, 1, 2)
+        return [layer(spatial) for layer in neck.fpn_layers if layer.scale_factor >= 1]
+
+    # --- detector -----------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def detect(self, rows: Sequence[DetectorRow]) -> list[list[Candidate] | RowFailed]:
+        """Candidates of each row, best first. Rows with and without exemplars are run apart, because an exemplar row
+        carries one more prompt token even when all its boxes are padding. Raises DeviceOutOfMemory.
+        """
+        results: list[list[Candidate] | RowFailed] = [[] for _ in rows]
+        kinds: dict[int, list[int]] = {}
+        for i, row in enumerate(rows):
+            kinds.setdefault(len(row.exemplars), []).append(i)
+        with _out_of_memory_named():
+            for members in kinds.values():
+                for i, result in zip(members, self._detect([rows[i] for i in members]), strict=True):
+                    results[i] = result
+        return results
+
+    def _detect(self, rows: list[DetectorRow]) -> list[list[Candidate] | RowFailed]:
+        hidden, index = _stack([row.embedding for row in rows])
+        levels = self._pyramid(self._detector.vision_encoder.neck, hidden)
+        coarse = levels[2] if index is None else levels[2][index]
+        position = self._position.expand(len(rows), -1, -1, -1)
+        prompt, prompt_mask = self._prompt(rows, coarse, position)
+
+        encoded = self._detector.detr_encoder(
+            vision_features=[coarse],
+            text_features=prompt,
+            vision_pos_embeds=[position],
+            text_mask=prompt_mask,
+        )
+        decoded = self._detector.detr_decoder(
+            vision_features=encoded.last_hidden_state,
+            text_features=encoded.text_features,
+            vision_pos_encoding=encoded.pos_embeds_flattened,
+            text_mask=prompt_mask,
+            spatial_shapes=self._spatial_shapes,
+        )
+        queries = decoded.intermediate_hidden_states
+        logits = self._detector.dot_product_scoring(
+            decoder_hidden_states=queries[-1:], text_features=encoded.text_features, text_mask=prompt_mask
+        )[0].squeeze(-1)
+        presence = decoded.presence_logits[-1]
+        scores = logits.float().sigmoid() * presence.float().sigmoid()
+        best, order = scores.topk(min(max(row.limit for row in rows), scores.shape[1]), dim=1)
+        ranked = best.cpu().numpy()  # the only wait for the device before the masks
+
+        results: list[list[Candidate] | RowFailed] = []
+        kept: list[int] = []
+        counts: list[int] = []
+        for i, row in enumerate(rows):
+            if np.isnan(ranked[i]).any():  # NaN sorts first, so it cannot hide below the cut
+                results.append(RowFailed("the detector returned NaN"))
+                continue
+            results.append([])
+            count = int((ranked[i, : row.limit] >= row.threshold).sum())
+            if count:
+                kept.append(i)
+                counts.append(count)
+        if not kept:
+            return results
+
+        some = torch.tensor(kept, device=self.device)
+        pictures = some if index is None else index[some]
+        chosen = order[some, : max(counts)]
+        masks = self._detector.mask_decoder(
+            decoder_queries=queries[-1][some[:, None], chosen],
+            backbone_features=[level[pictures] for level in levels],
+            encoder_hidden_states=encoded.last_hidden_state[some],
+            prompt_features=prompt[some],
+            prompt_mask=None if prompt_mask is None else prompt_mask[some],
+        ).pred_masks
+        drawn = masks.float().cpu().numpy()
+        for place, (i, count) in enumerate(zip(kept, counts, strict=True)):
+            own = drawn[place, :count]
+            if np.isnan(own).any():
+                results[i] = RowFailed("the mask head returned NaN")
+            else:
+                results[i] = [Candidate(float(ranked[i, k]), own[k]) for k in range(count)]
+        return results
+
+    def _prompt(self, rows: list[DetectorRow], coarse: Tensor, position: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Prompt tokens [R, T, C] of text and exemplars, and which of them count, None if all do."""
+        texts = self._text_features([row.token_ids for row in rows])
+        longest = max(len(text) for text in texts)
+        prompt = torch.stack([torch.nn.functional.pad(t, (0, 0, 0, longest - len(t))) for t in texts])
+        mask = None
+        if any(len(text) != longest for text in texts):
+            lengths = torch.tensor([len(text) for text in texts], device=self.device)
+            mask = torch.arange(longest, device=self.device)[None] < lengths[:, None]
+        if not rows[0].exemplars:
+            return prompt, mask
+        boxes = torch.tensor([[e[:4] for e in row.exemplars] for row in rows], device=self.device)
+        labels = torch.tensor([[int(e[4]) for e in row.exemplars] for row in rows], device=self.device)
+        geometry = self._detector.geometry_encoder(
+            box_embeddings=boxes.to(self._dtype),
+            box_mask=torch.ones_like(labels, dtype=torch.bool),
+            box_labels=labels,
+            img_feats=(coarse,),
+            img_pos_embeds=(position,),
+        )
+        if mask is None:
+            mask = torch.ones(prompt.shape[:2], dtype=torch.bool, device=self.device)
+        return (
+            torch.cat([prompt, geometry.last_hidden_state], dim=1),
+            torch.cat([mask, geometry.attention_mask], dim=1),
+        )
+
+    def _text_features(self, phrases: list[tuple[int, ...]]) -> list[Tensor]:
+        """Per-token features [T, C] of each phrase, computed once per phrase."""
+        missing = [ids for ids in dict.fromkeys(phrases) if ids not in self._texts]
+        if missing:
+            longest = max(len(ids) for ids in missing)
+            padded = torch.tensor([list(ids) + [ids[-1]] * (longest - len(ids)) for ids in missing])
+            mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids in missing])
+            features = self._detector.get_text_features(
+                padded.to(self.device), attention_mask=mask.to(self.device)
+            ).pooler_output
+            for ids, feature in zip(missing, features, strict=True):
+                self._texts[ids] = feature[: len(ids)].clone()
+        found = [self._texts[ids] for ids in phrases]
+        for ids in phrases:
+            self._texts.move_to_end(ids)
+        while len(self._texts) > _TEXT_CACHE_ENTRIES:
+            self._texts.popitem(last=False)
+        return found
+
+    # --- tracker ------------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def track(self, rows: Sequence[TrackerRow]) -> list[Candidate | RowFailed]:
+        """The mask of each row.
+
+        Rows are run in groups of the same number of points, box or not, mask or not: padding points with zero tokens
+        would change the attention of the shorter rows. Raises DeviceOutOfMemory.
+        """
+        results: list[Candidate | RowFailed] = [RowFailed("not run") for _ in rows]
+        kinds: dict[tuple[int, bool, bool], list[int]] = {}
+        for i, row in enumerate(rows):
+            kind = (len(row.points), row.box is not None, row.mask is not None)
+            kinds.setdefault(kind, []).append(i)
+        with _out_of_memory_named():
+            hidden, index = _stack([row.embedding for row in rows])
+            levels = self._tracker_levels(hidden)
+            for members in kinds.values():
+                some = torch.tensor(members, device=self.device)
+                pictures = some if index is None else index[some]
+                group = self._track([rows[i] for i in members], [level[pictures] for level in levels])
+                for i, result in zip(members, group, strict=True):
+                    results[i] = result
+        return results
+
+    def _tracker_levels(self, hidden: Tensor) -> list[Tensor]:
+        """The tracker's image embeddings [B, C/8, 4g, 4g], [B, C/4, 2g, 2g], [B, C, g, g] from the shared ViT's output.
+
+        The no-memory embedding belongs on the coarsest of them, as in Meta's code; `Sam3TrackerModel` of transformers
+        5.23 adds it to a fourth level that nothing reads.
+        """
+        fine, middle, coarse = self._pyramid(self._tracker.vision_encoder.neck, hidden)
+        decoder = self._tracker.mask_decoder
+        memory = self._tracker.no_memory_embedding.view(1, -1, 1, 1)
+        return [decoder.conv_s0(fine), decoder.conv_s1(middle), coarse + memory]
+
+    def _track(self, rows: list[TrackerRow], levels: list[Tensor]) -> list[Candidate | RowFailed]:
+        first, side = rows[0], float(self.picture_side)
+        points = labels = boxes = masks = None
+        if first.points:
+            points = torch.tensor([[[p[:2] for p in row.points]] for row in rows], device=self.device) * side
+            labels = torch.tensor([[[int(p[2]) for p in row.points]] for row in rows], device=self.device)
+            labels = labels.to(torch.int32)
+        if first.box is not None:
+            boxes = (torch.tensor([[row.box] for row in rows], device=self.device) * side).to(self._dtype)
+        if first.mask is not None:
+            stacked = np.stack([row.mask for row in rows if row.mask is not None])
+            masks = torch.from_numpy(stacked)[:, None].to(self.device, self._dtype)
+        ambiguous = len(first.points) == 1 and boxes is None and masks is None
+        output = self._tracker(
+            input_points=None if points is None else points.to(self._dtype),
+            input_labels=labels,
+            input_boxes=boxes,
+            input_masks=masks,
+            image_embeddings=levels,
+            multimask_output=ambiguous,
+        )
+        quality = output.iou_scores[:, 0].float()
+        choice = quality.argmax(dim=1)
+        every = torch.arange(len(rows), device=self.device)
+        scores = quality[every, choice] * output.object_score_logits[:, 0, 0].float().sigmoid()
+        numbers = scores.cpu().numpy()
+        drawn = output.pred_masks[every, 0, choice].float().cpu().numpy()
+        results: list[Candidate | RowFailed] = []
+        for i in range(len(rows)):
+            if np.isnan(numbers[i]) or np.isnan(drawn[i]).any():
+                results.append(RowFailed("the tracker returned NaN"))
+            else:
+                results.append(Candidate(float(numbers[i].clip(0, 1)), drawn[i]))
+        return results
+
+
+def _stack(embeddings: list[Embedding]) -> tuple[Tensor, Tensor | None]:
+    """The distinct embeddings as [U, ...] and which of them each row uses, None if row i uses embedding i."""
+    distinct = list({id(e): e for e in embeddings}.values())
+    hidden = torch.stack([e.features for e in distinct])
+    if len(distinct) == len(embeddings):
+        return hidden, None
+    places = {id(e): place for place, e in enumerate(distinct)}
+    return hidden, torch.tensor([places[id(e)] for e in embeddings], device=hidden.device)
+
+
+class _out_of_memory_named:  # noqa: N801 - a context manager that reads as a phrase
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, _OUT_OF_MEMORY):
+            torch.cuda.empty_cache()
+            raise DeviceOutOfMemory(str(error)) from error

@@ -1,0 +1,109 @@
+"""Masks at the model's resolution to masks at the customer's: enlarged inside their box, run lengths, pictures."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference import masks
+from inference.errors import InputRejected
+from inference.masks import RegionMask
+from inference.pictures import PIXELS_MAX, SIDE_PIXELS_MAX
+from inference.pool.backend import Logits
+from inference.pool.composition import Chosen
+from inference.pool.pictures import Pixels
+from inference.task import Mask, MaskStyle, Rendering
+
+_BAND_ROWS = 64  # rows enlarged at a time: the intermediate floats stay in the processor's cache
+
+
+def result_size(width: int, height: int, rendering: Rendering) -> tuple[int, int]:
+    """The (width, height) that masks and pictures come back at. Raises InputRejected("size") if that is too large."""
+    bounds = rendering.fit_within
+    if bounds is not None and not (1 <= bounds[0] <= SIDE_PIXELS_MAX and 1 <= bounds[1] <= SIDE_PIXELS_MAX):
+        raise InputRejected(f"The size must lie between 1x1 and {SIDE_PIXELS_MAX}x{SIDE_PIXELS_MAX}.", field="size")
+    fitted = masks.fit_within(width, height, bounds)
+    if fitted[0] * fitted[1] > PIXELS_MAX:
+        raise InputRejected(f"The size must not exceed {PIXELS_MAX // 1_000_000} megapixels.", field="size")
+    return fitted
+
+
+def needs_pixels(rendering: Rendering) -> bool:
+    """Whether the result's pictures show the customer's picture."""
+    return rendering.max_pictures > 0 and rendering.style is not MaskStyle.MASK
+
+
+def enlarge(logits: Logits, width: int, height: int) -> RegionMask | None:
+    """The mask of a picture of `width` x `height` pixels; None if it has no pixel.
+
+    Logits are interpolated bilinearly (sample positions at pixel centres, edges repeated) and cut at zero, as Meta's
+    processor does, but only where a mask pixel is possible.
+    """
+    side_y, side_x = logits.shape
+    positive = logits > 0
+    rows, columns = np.flatnonzero(positive.any(axis=1)), np.flatnonzero(positive.any(axis=0))
+    if not rows.size:
+        return None
+    top, bottom = _reach(int(rows[0]), int(rows[-1]), side_y, height)
+    left, right = _reach(int(columns[0]), int(columns[-1]), side_x, width)
+
+    low, high, share = _neighbours(left, right, width, side_x)
+    stretched = logits[:, low] + (logits[:, high] - logits[:, low]) * share
+    low, high, share = _neighbours(top, bottom, height, side_y)
+    bitmap = np.empty((bottom - top, right - left), dtype=np.bool_)
+    for start in range(0, bottom - top, _BAND_ROWS):
+        band = slice(start, start + _BAND_ROWS)
+        upper = stretched[low[band]]
+        values = stretched[high[band]]
+        values -= upper
+        values *= share[band, None]
+        values += upper
+        np.greater(values, 0, out=bitmap[band])
+    return masks.tighten(bitmap, left=left, top=top, width=width, height=height)
+
+
+def _reach(first: int, last: int, side: int, length: int) -> tuple[int, int]:
+    """Target pixels, first and one past the last, that a positive source pixel between `first` and `last` can reach."""
+    start = int(np.floor((first - 0.5) * length / side - 0.5))
+    end = int(np.ceil((last + 1.5) * length / side - 0.5)) + 1
+    return max(0, start), min(length, end)
+
+
+def _neighbours(
+    start: int, end: int, length: int, side: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """For target pixels `start` to `end` of `length`: the two source pixels of `side` and the second one's share."""
+    position = (np.arange(start, end, dtype=np.float32) + np.float32(0.5)) * np.float32(side / length)
+    position = np.clip(position - np.float32(0.5), 0, side - 1)
+    low = position.astype(np.intp)
+    return low, np.minimum(low + 1, side - 1), position - low
+
+
+def render(
+    chosen: Sequence[Chosen], *, width: int, height: int, rendering: Rendering, pixels: Pixels | None
+) -> tuple[Mask, ...]:
+    """Masks of the result at `width` x `height`, the first `rendering.max_pictures` of them drawn.
+
+    `pixels` is the picture at any size and is needed unless the style is MASK. A mask too thin to cover one pixel is
+    left out.
+    """
+    canvas = None if pixels is None else masks.resize_pixels(pixels, width, height)
+    rendered: list[Mask] = []
+    for item in chosen:
+        region = enlarge(item.logits, width, height)
+        if region is None:
+            continue
+        picture = None
+        if len(rendered) < rendering.max_pictures:
+            drawn = masks.draw(region, rendering.style, canvas, index=len(rendered))
+            picture = masks.encode_picture(drawn, rendering.format)
+        rendered.append(
+            Mask(
+                rle=masks.encode_rle(region),
+                score=item.score,
+                box=region.box,
+                object_id=item.object_id,
+                picture=picture,
+            )
+        )
+    return tuple(rendered)

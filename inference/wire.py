@@ -1,0 +1,400 @@
+"""The frames that a gateway and a SAM 3 pool exchange: one JSON header and the pictures behind it, unencoded.
+
+A frame is, in network byte order,
+
+    4 bytes   magic "SAM3"
+    1 byte    version
+    1 byte    kind: task, result or error
+    4 bytes   length of the header in bytes
+    header    JSON; its member "blobs" lists the lengths of what follows, in bytes
+    blobs     back to back, nothing after them
+
+Both sides parse strictly: unknown or missing members, wrong types, lengths that do not add up and sizes over the bounds
+below raise `WireError`. Blobs are referred to by their index.
+"""
+
+import json
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, TypeVar
+
+from inference.errors import (
+    InferenceError,
+    InputRejected,
+    ModelUnavailable,
+    ProviderFailed,
+    ProviderSaturated,
+    ProviderTimedOut,
+)
+from inference.task import (
+    BoxPrompt,
+    Mask,
+    MaskStyle,
+    Picture,
+    PictureFormat,
+    PointPrompt,
+    Prompt,
+    Rendering,
+    SegmentResult,
+    SegmentTask,
+)
+
+MEDIA_TYPE = "application/x-sam3-frame"
+DEADLINE_HEADER = "x-deadline-ms"
+RETRY_AFTER_HEADER = "retry-after-ms"
+
+HEADER_BYTES_MAX = 4 * 1024 * 1024
+TASK_BYTES_MAX = 64 * 1024 * 1024
+RESULT_BYTES_MAX = 1024 * 1024 * 1024
+BLOBS_MAX = 64
+TEXT_CHARACTERS_MAX = 20_000
+PROMPTS_MAX = 20_000  # points, and as many boxes; the pool's own, far lower limit is refused with words
+
+_MAGIC = b"SAM3"
+_VERSION = 1
+_PREFIX = struct.Struct("!4sBBI")
+
+_T = TypeVar("_T")
+
+
+class FrameKind(IntEnum):
+    """What a frame carries."""
+
+    TASK = 1
+    RESULT = 2
+    ERROR = 3
+
+
+class WireError(ValueError):
+    """The bytes are not a frame of the expected kind; the message says where they depart from it."""
+
+
+# --- frames -----------------------------------------------------------------------------------------------------------
+
+
+def _frame(kind: FrameKind, header: dict[str, Any], blobs: Sequence[bytes]) -> bytes:
+    header["blobs"] = [len(blob) for blob in blobs]
+    encoded = json.dumps(header, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return b"".join((_PREFIX.pack(_MAGIC, _VERSION, kind, len(encoded)), encoded, *blobs))
+
+
+@dataclass(slots=True)
+class _Members:
+    """A JSON object that has to be read completely."""
+
+    values: dict[str, Any]
+    where: str
+    blobs: Sequence[bytes] = field(default_factory=tuple)
+
+    def take(self, name: str, kind: type[_T]) -> _T:
+        """The member `name`, which must be of `kind`; an int passes for a float, a bool for neither."""
+        if name not in self.values:
+            raise WireError(f"{self.where} lacks '{name}'")
+        value = self.values.pop(name)
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind:
+            raise WireError(f"{self.where}.{name} is not of type {kind.__name__}")
+        return value
+
+    def take_optional(self, name: str, kind: type[_T]) -> _T | None:
+        """As `take`, or None where the member is null."""
+        if name in self.values and self.values[name] is None:
+            del self.values[name]
+            return None
+        return self.take(name, kind)
+
+    def take_object(self, name: str) -> "_Members":
+        return _Members(self.take(name, dict), f"{self.where}.{name}", self.blobs)
+
+    def take_list(self, name: str, length_max: int) -> list["_Members"]:
+        items = self.take(name, list)
+        if len(items) > length_max:
+            raise WireError(f"{self.where}.{name} has more than {length_max} items")
+        if not all(isinstance(item, dict) for item in items):
+            raise WireError(f"{self.where}.{name} holds something else than objects")
+        return [_Members(item, f"{self.where}.{name}[{i}]", self.blobs) for i, item in enumerate(items)]
+
+    def take_blob(self, name: str) -> bytes:
+        index = self.take(name, int)
+        if not 0 <= index < len(self.blobs):
+            raise WireError(f"{self.where}.{name} refers to no blob")
+        return self.blobs[index]
+
+    def take_optional_blob(self, name: str) -> bytes | None:
+        """As `take_blob`, or None where the member is null."""
+        if self.values.get(name) is None:
+            return self.take_optional(name, bytes)
+        return self.take_blob(name)
+
+    def end(self) -> None:
+        if self.values:
+            raise WireError(f"{self.where} has unknown members: {', '.join(sorted(self.values))[:200]}")
+
+
+def _parse(data: bytes, expected: FrameKind, bytes_max: int) -> _Members:
+    if len(data) > bytes_max:
+        raise WireError(f"frame of more than {bytes_max} bytes")
+    if len(data) < _PREFIX.size:
+        raise WireError("frame shorter than its prefix")
+    magic, version, kind, header_bytes = _PREFIX.unpack_from(data)
+    if magic != _MAGIC or version != _VERSION:
+        raise WireError("not a frame of this version")
+    if kind != expected:
+        raise WireError(f"frame of kind {kind} where {expected.name.lower()} was expected")
+    start = _PREFIX.size + header_bytes
+    if header_bytes > HEADER_BYTES_MAX or start > len(data):
+        raise WireError("header longer than allowed or than the frame")
+    try:
+        header = json.loads(data[_PREFIX.size : start])
+    except (ValueError, RecursionError) as error:
+        raise WireError("header is not JSON") from error
+    if not isinstance(header, dict):
+        raise WireError("header is not an object")
+    members = _Members(header, "frame")
+    lengths = members.take("blobs", list)
+    if len(lengths) > BLOBS_MAX or not all(type(n) is int and n >= 0 for n in lengths):
+        raise WireError("blob lengths are not a short list of whole numbers")
+    if start + sum(lengths) != len(data):
+        raise WireError("blob lengths do not add up to the frame")
+    blobs = []
+    for length in lengths:
+        blobs.append(data[start : start + length])
+        start += length
+    members.blobs = blobs
+    return members
+
+
+# --- tasks ------------------------------------------------------------------------------------------------------------
+
+
+def _picture_header(picture: Picture, blob: int) -> dict[str, Any]:
+    return {
+        "media_type": picture.media_type,
+        "width": picture.width,
+        "height": picture.height,
+        "blob": blob,
+    }
+
+
+def _take_picture(members: _Members) -> Picture:
+    picture = Picture(
+        data=members.take_blob("blob"),
+        media_type=members.take("media_type", str),
+        width=members.take("width", int),
+        height=members.take("height", int),
+    )
+    members.end()
+    return picture
+
+
+def encode_task(task: SegmentTask) -> bytes:
+    """One frame of kind task. Raises ValueError for numbers that JSON has no form for (NaN, infinities)."""
+    prompt, rendering = task.prompt, task.rendering
+    blobs = [task.picture.data] + ([prompt.mask.data] if prompt.mask else [])
+    header = {
+        "model": task.model,
+        "picture": _picture_header(task.picture, 0),
+        "text": prompt.text,
+        "points": [{"x": p.x, "y": p.y, "positive": p.positive, "object_id": p.object_id} for p in prompt.points],
+        "boxes": [
+            {"box": [b.x_min, b.y_min, b.x_max, b.y_max], "positive": b.positive, "object_id": b.object_id}
+            for b in prompt.boxes
+        ],
+        "mask": _picture_header(prompt.mask, 1) if prompt.mask else None,
+        "max_masks": task.max_masks,
+        "threshold": task.threshold,
+        "rendering": {
+            "style": rendering.style.value,
+            "format": rendering.format.value,
+            "max_pictures": rendering.max_pictures,
+            "fit_within": list(rendering.fit_within) if rendering.fit_within else None,
+        },
+        "organization": task.organization,
+    }
+    return _frame(FrameKind.TASK, header, blobs)
+
+
+def decode_task(data: bytes) -> SegmentTask:
+    """The task in a frame. Raises WireError; the pictures in it are not looked at."""
+    members = _parse(data, FrameKind.TASK, TASK_BYTES_MAX)
+    text = members.take_optional("text", str)
+    if text is not None and len(text) > TEXT_CHARACTERS_MAX:
+        raise WireError(f"frame.text has more than {TEXT_CHARACTERS_MAX} characters")
+    points = [_take_point(item) for item in members.take_list("points", PROMPTS_MAX)]
+    boxes = [_take_box(item) for item in members.take_list("boxes", PROMPTS_MAX)]
+    has_mask = members.values.get("mask") is not None
+    mask = _take_picture(members.take_object("mask")) if has_mask else members.take_optional("mask", type(None))
+    task = SegmentTask(
+        model=members.take("model", str),
+        picture=_take_picture(members.take_object("picture")),
+        prompt=Prompt(text=text, points=tuple(points), boxes=tuple(boxes), mask=mask),
+        max_masks=members.take("max_masks", int),
+        threshold=members.take("threshold", float),
+        rendering=_take_rendering(members.take_object("rendering")),
+        organization=members.take("organization", str),
+    )
+    members.end()
+    return task
+
+
+def _take_point(members: _Members) -> PointPrompt:
+    point = PointPrompt(
+        x=members.take("x", float),
+        y=members.take("y", float),
+        positive=members.take("positive", bool),
+        object_id=members.take_optional("object_id", int),
+    )
+    members.end()
+    return point
+
+
+def _take_box(members: _Members) -> BoxPrompt:
+    x_min, y_min, x_max, y_max = _numbers(members, "box", 4)
+    box = BoxPrompt(
+        x_min=x_min,
+        y_min=y_min,
+        x_max=x_max,
+        y_max=y_max,
+        positive=members.take("positive", bool),
+        object_id=members.take_optional("object_id", int),
+    )
+    members.end()
+    return box
+
+
+def _numbers(members: _Members, name: str, count: int) -> list[float]:
+    values = members.take(name, list)
+    if len(values) != count or not all(type(v) in (int, float) for v in values):
+        raise WireError(f"{members.where}.{name} is not a list of {count} numbers")
+    return [float(v) for v in values]
+
+
+def _take_rendering(members: _Members) -> Rendering:
+    fit_within = None
+    if members.values.get("fit_within") is None:
+        members.take_optional("fit_within", list)
+    else:
+        width, height = _numbers(members, "fit_within", 2)
+        fit_within = (int(width), int(height))
+    try:
+        rendering = Rendering(
+            style=MaskStyle(members.take("style", str)),
+            format=PictureFormat(members.take("format", str)),
+            max_pictures=members.take("max_pictures", int),
+            fit_within=fit_within,
+        )
+    except WireError:
+        raise
+    except ValueError as error:
+        raise WireError(f"{members.where}: {error}") from error
+    members.end()
+    return rendering
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+def encode_result(result: SegmentResult) -> bytes:
+    """One frame of kind result."""
+    blobs: list[bytes] = []
+    masks = []
+    for mask in result.masks:
+        item: dict[str, Any] = {
+            "score": mask.score,
+            "box": list(mask.box) if mask.box else None,
+            "object_id": mask.object_id,
+            "rle": None,
+            "picture": None,
+        }
+        if mask.rle is not None:  # megabytes for a ragged mask of a large picture: no matter for a JSON header
+            item["rle"] = len(blobs)
+            blobs.append(mask.rle.encode("ascii"))
+        if mask.picture is not None:
+            item["picture"] = len(blobs)
+            blobs.append(mask.picture)
+        masks.append(item)
+    header = {
+        "masks": masks,
+        "width": result.width,
+        "height": result.height,
+        "timings_ms": {name: round(value, 3) for name, value in result.timings_ms.items()},
+    }
+    return _frame(FrameKind.RESULT, header, blobs)
+
+
+def decode_result(data: bytes) -> SegmentResult:
+    """The result in a frame. Raises WireError."""
+    members = _parse(data, FrameKind.RESULT, RESULT_BYTES_MAX)
+    masks = []
+    for item in members.take_list("masks", BLOBS_MAX):
+        boxed = item.values.get("box") is not None
+        box = _numbers(item, "box", 4) if boxed else item.take_optional("box", list)
+        rle = item.take_optional_blob("rle")
+        masks.append(
+            Mask(
+                rle=None if rle is None else rle.decode("ascii", errors="replace"),
+                score=item.take_optional("score", float),
+                box=(box[0], box[1], box[2], box[3]) if box else None,
+                object_id=item.take_optional("object_id", int),
+                picture=item.take_optional_blob("picture"),
+            )
+        )
+        item.end()
+    timings = members.take("timings_ms", dict)
+    if not all(type(value) in (int, float) for value in timings.values()):
+        raise WireError("frame.timings_ms holds something else than numbers")
+    result = SegmentResult(
+        masks=tuple(masks),
+        width=members.take("width", int),
+        height=members.take("height", int),
+        timings_ms={str(name): float(value) for name, value in timings.items()},
+    )
+    members.end()
+    return result
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+_ERROR_KINDS: dict[str, type[InferenceError]] = {
+    "input_rejected": InputRejected,
+    "model_unavailable": ModelUnavailable,
+    "saturated": ProviderSaturated,
+    "timed_out": ProviderTimedOut,
+    "failed": ProviderFailed,
+}
+
+
+def encode_error(error: InferenceError) -> bytes:
+    """One frame of kind error; what is not in the list above travels as "failed"."""
+    kind = next((name for name, known in _ERROR_KINDS.items() if isinstance(error, known)), "failed")
+    header = {
+        "kind": kind,
+        "message": error.message,
+        "field": error.field if isinstance(error, InputRejected) else None,
+        "retry_after_seconds": getattr(error, "retry_after_seconds", None),
+    }
+    return _frame(FrameKind.ERROR, header, ())
+
+
+def decode_error(data: bytes) -> InferenceError:
+    """The error in a frame, to be raised by the caller. Raises WireError when there is none."""
+    members = _parse(data, FrameKind.ERROR, HEADER_BYTES_MAX)
+    kind = members.take("kind", str)
+    message = members.take("message", str)
+    at_fault = members.take_optional("field", str)
+    retry_after_seconds = members.take_optional("retry_after_seconds", float)
+    members.end()
+    match _ERROR_KINDS.get(kind):
+        case None:
+            raise WireError(f"unknown error kind '{kind[:50]}'")
+        case known if known is InputRejected:
+            return InputRejected(message, field=at_fault)
+        case known if known is ModelUnavailable:
+            return ModelUnavailable(message, retry_after_seconds=retry_after_seconds)
+        case known if known is ProviderSaturated:
+            return ProviderSaturated(message, retry_after_seconds=retry_after_seconds or 1.0)
+        case known:
+            return known(message)
