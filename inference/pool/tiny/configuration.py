@@ -1,0 +1,110 @@
+"""Sizes of the small checkpoint, as transformers configurations.
+
+The constraints that the numbers must satisfy (head sizes, neck scales, GroupNorm) are those of the SAM 3 classes of
+transformers 5.23; see the room's README.
+"""
+
+from typing import Any
+
+from transformers import Sam3Config, Sam3TrackerConfig, Sam3VideoConfig
+
+IMAGE_SIZE = 96
+PATCH_SIZE = 8
+GRID_SIZE = IMAGE_SIZE // PATCH_SIZE
+MASK_SIZE = 4 * GRID_SIZE
+WIDTH = 64
+QUERY_GRID = 7
+TEXT_LENGTH = 32
+
+
+def _vision() -> dict[str, Any]:
+    return {
+        "model_type": "sam3_vision_model",
+        "backbone_config": {
+            "model_type": "sam3_vit_model",
+            "hidden_size": 128,
+            "intermediate_size": 384,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "image_size": IMAGE_SIZE,
+            "patch_size": PATCH_SIZE,
+            "pretrain_image_size": IMAGE_SIZE,
+            "window_size": GRID_SIZE // 2,
+            "global_attn_indexes": [1, 3],
+        },
+        "fpn_hidden_size": WIDTH,
+        "scale_factors": [4.0, 2.0, 1.0, 0.5],
+        "backbone_feature_sizes": [
+            [MASK_SIZE, MASK_SIZE],
+            [MASK_SIZE // 2, MASK_SIZE // 2],
+            [GRID_SIZE, GRID_SIZE],
+        ],
+    }
+
+
+def _transformer(layers: int) -> dict[str, Any]:
+    return {
+        "hidden_size": WIDTH,
+        "num_layers": layers,
+        "num_attention_heads": 4,
+        "intermediate_size": 4 * WIDTH,
+        "dropout": 0.0,
+    }
+
+
+def detector_configuration(vocabulary_size: int, begin_id: int, end_id: int) -> Sam3Config:
+    """The detector's configuration for a tokenizer of `vocabulary_size` entries with the given special ids."""
+    return Sam3Config(
+        vision_config=_vision(),
+        text_config={
+            "model_type": "clip_text_model",
+            "vocab_size": vocabulary_size,
+            "hidden_size": WIDTH,
+            "intermediate_size": 2 * WIDTH,
+            "projection_dim": WIDTH,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "max_position_embeddings": TEXT_LENGTH,
+            "hidden_act": "gelu",
+            "bos_token_id": begin_id,
+            "eos_token_id": end_id,
+            "pad_token_id": end_id,
+        },
+        geometry_encoder_config={**_transformer(1), "roi_size": 3},
+        detr_encoder_config=_transformer(2),
+        detr_decoder_config={**_transformer(2), "num_queries": QUERY_GRID**2},
+        mask_decoder_config={"hidden_size": WIDTH, "num_upsampling_stages": 3, "num_attention_heads": 4},
+    )
+
+
+def _tracker_parts() -> dict[str, Any]:
+    return {
+        "vision_config": _vision(),
+        "prompt_encoder_config": {
+            "hidden_size": WIDTH,
+            "image_size": IMAGE_SIZE,
+            "patch_size": PATCH_SIZE,
+            "mask_input_channels": 16,
+        },
+        "mask_decoder_config": {
+            "hidden_size": WIDTH,
+            "mlp_dim": 4 * WIDTH,
+            "num_attention_heads": 4,
+            "iou_head_hidden_dim": WIDTH,
+        },
+    }
+
+
+def tracker_configuration() -> Sam3TrackerConfig:
+    """The click-and-box tracker's configuration; its vision part equals the detector's."""
+    return Sam3TrackerConfig(**_tracker_parts())
+
+
+def checkpoint_configuration(detector: Sam3Config) -> Sam3VideoConfig:
+    """The configuration written beside the weights: type `sam3_video`, as in the folder of facebook/sam3."""
+    return Sam3VideoConfig(
+        detector_config=detector.to_dict(),
+        tracker_config={"model_type": "sam3_tracker_video", "image_size": IMAGE_SIZE, **_tracker_parts()},
+        low_res_mask_size=MASK_SIZE,
+        architectures=["Sam3VideoModel"],
+    )

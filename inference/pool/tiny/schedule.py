@@ -1,0 +1,29 @@
+"""The phases of a training run, in order."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+PhaseKind = Literal["tokens", "detector", "tracker"]
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One cosine of the learning rate. The factors scale the backbone's and the text tower's rate; 0 freezes.
+
+    rescale_neck: bring the untrained tracker's features to the size of its positional encoding first.
+    """
+
+    kind: PhaseKind
+    steps: int
+    peak: float
+    vision_factor: float = 0.0
+    text_factor: float = 0.0
+    rescale_neck: bool = False
+
+
+SCHEDULE: tuple[Phase, ...] = (
+    Phase("tokens", 1500, 1.6e-3, vision_factor=1.0),
+    Phase("tokens", 1500, 1.6e-3, vision_factor=1.0),
+    Phase("detector", 1800, 1.6e-3, vision_factor=0.6, text_factor=0.1),
+    Phase("tracker", 1400, 1.6e-3, rescale_neck=True),
+)
