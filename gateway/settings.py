@@ -77,6 +77,17 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def peppers(self) -> list[str]:
+        """Secrets that key hashes may depend on; new keys take the first."""
+        return [secret.get_secret_value() for secret in (self.key_pepper, self.previous_key_pepper) if secret]
+
+    @property
+    def media_signing_keys(self) -> list[str]:
+        """Secrets that media links may be signed with; new links take the first."""
+        keys = (self.media_signing_key, self.previous_media_signing_key)
+        return [secret.get_secret_value() for secret in keys if secret]
+
+    @property
     def base_url(self) -> str:
         """Where customers reach this gateway, without a trailing slash."""
         return (self.public_url or f"http://{self.host}:{self.port}").rstrip("/")

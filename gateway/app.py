@@ -1,0 +1,59 @@
+"""The HTTP program: routers, middleware, and what is answered when nothing matches."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from gateway.body_limit import BodyLimit
+from gateway.dialect import problem_of
+from gateway.dialects import openai_images, openai_models
+from gateway.dialects.openai_shape import render_problem
+from gateway.errors import describe, http_problem
+from gateway.health import router as health
+from gateway.media.routes import router as media
+from gateway.observability import RequestLog
+from gateway.refusals import BodyTooLarge
+from gateway.resources import open_resources
+from gateway.settings import Settings
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The gateway as an ASGI program. Its resources open when it starts and close, settled, when it stops."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with open_resources(settings) as resources:
+            app.state.resources = resources
+            yield
+
+    app = FastAPI(
+        title="SAM 3 gateway",
+        version=version("sam3-gateway"),
+        description="SAM 3 image segmentation, sold by the picture.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    for router in (openai_images.router, openai_models.router, media, health):
+        app.include_router(router)
+    app.add_exception_handler(HTTPException, _unmatched)
+    app.add_exception_handler(Exception, _unmatched)
+    # The last added runs first: the log sees every answer, also those that the limit gives.
+    app.add_middleware(BodyLimit, limit_bytes=settings.body_limit_bytes, render=_too_large)
+    app.add_middleware(RequestLog)
+    return app
+
+
+def _unmatched(request: Request, error: Exception) -> Response:
+    """What no route answered for itself: unknown paths, wrong methods, failures of plain routes."""
+    if isinstance(error, HTTPException) and error.status_code in (404, 405):
+        return render_problem(http_problem(404, f"Nothing answers {request.method} {request.url.path} here."))
+    return render_problem(problem_of(error))
+
+
+def _too_large(limit_bytes: int) -> Response:
+    return render_problem(
+        describe(BodyTooLarge(f"The body is larger than {limit_bytes // 2**20} MiB. Send smaller or fewer pictures."))
+    )

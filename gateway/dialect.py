@@ -1,0 +1,116 @@
+"""What every dialect shares: how long a call may take, where prompts may lie, and how its routes answer errors."""
+
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+
+from gateway.errors import Problem, describe, http_problem
+from gateway.observability import log_problem
+from gateway.refusals import RequestInvalid
+from inference.task import BoxPrompt, Picture, PointPrompt, Prompt
+
+Renderer = Callable[[Problem], Response]
+
+
+class DialectRoute(APIRoute):
+    """A route whose refusals and bugs are answered in its dialect. Subclasses set `render`."""
+
+    render: Renderer
+
+    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
+        """FastAPI's handler with every exception turned into the dialect's answer."""
+        handle = super().get_route_handler()
+        render = type(self).render
+
+        async def answer(request: Request) -> Response:
+            try:
+                response: Response = await handle(request)
+            except Exception as error:
+                response = render(problem_of(error))
+            headers: dict[str, str] = getattr(request.state, "answer_headers", {})
+            response.headers.update(headers)
+            return response
+
+        return answer
+
+
+def problem_of(error: Exception) -> Problem:
+    """The problem that an exception in a route stands for; logs what is our fault."""
+    if isinstance(error, HTTPException):
+        return http_problem(error.status_code, str(error.detail))
+    if isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        param = ".".join(str(part) for part in first["loc"][1:])
+        return describe(RequestInvalid(f"'{param}': {first['msg']}.", param=param))
+    problem = describe(error)
+    log_problem(problem, error)
+    return problem
+
+
+def call_timeout_seconds(request: Request, maximum_seconds: float) -> float:
+    """The time a call may take: the server's maximum, or less where the client says that it will not wait as long."""
+    announced = request.headers.get("x-stainless-read-timeout") or request.headers.get("x-stainless-timeout")
+    try:
+        seconds = float(announced) if announced else maximum_seconds
+    except ValueError:
+        return maximum_seconds
+    return min(maximum_seconds, seconds) if math.isfinite(seconds) and seconds > 0 else maximum_seconds
+
+
+def require_inside(prompt: Prompt, picture: Picture, names: dict[str, str]) -> None:
+    """Refuse points and boxes outside the picture, and a mask of another size.
+
+    `names` gives the dialect's parameter for "points", "boxes" and "mask". A box may touch the edges, so its maxima
+    may equal the width and height. Raises RequestInvalid.
+    """
+    for index, point in enumerate(prompt.points):
+        _require_point(point, picture, f"{names['points']}[{index}]")
+    for index, box in enumerate(prompt.boxes):
+        _require_box(box, picture, f"{names['boxes']}[{index}]")
+    mask = prompt.mask
+    if mask is not None and (mask.width, mask.height) != (picture.width, picture.height):
+        raise RequestInvalid(
+            f"The mask is {mask.width}x{mask.height} pixels but the picture is {picture.width}x{picture.height}. "
+            "Send a mask of the picture's size.",
+            param=names["mask"],
+        )
+
+
+def _require_point(point: PointPrompt, picture: Picture, name: str) -> None:
+    for axis, value, side in (("x", point.x, picture.width), ("y", point.y, picture.height)):
+        if not 0 <= value < side:
+            raise RequestInvalid(
+                f"{axis} = {value:g} lies outside the picture of {picture.width}x{picture.height} pixels.",
+                param=f"{name}.{axis}",
+            )
+
+
+def _require_box(box: BoxPrompt, picture: Picture, name: str) -> None:
+    corners: list[tuple[str, float, int]] = [
+        ("x_min", box.x_min, picture.width),
+        ("y_min", box.y_min, picture.height),
+        ("x_max", box.x_max, picture.width),
+        ("y_max", box.y_max, picture.height),
+    ]
+    for corner, value, side in corners:
+        if not 0 <= value <= side:
+            raise RequestInvalid(
+                f"{corner} = {value:g} lies outside the picture of {picture.width}x{picture.height} pixels.",
+                param=f"{name}.{corner}",
+            )
+
+
+def retry_after_header(seconds: float) -> str:
+    """Whole seconds, at least one and at most a minute: clients sleep as they are told."""
+    return str(max(1, min(60, math.ceil(seconds))))
+
+
+def merge_headers(request: Request, headers: dict[str, Any]) -> None:
+    """Have `headers` on whatever this request is answered with."""
+    current: dict[str, str] = getattr(request.state, "answer_headers", {})
+    request.state.answer_headers = current | {name: str(value) for name, value in headers.items()}

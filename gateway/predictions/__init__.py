@@ -1,0 +1,1 @@
+"""The record of every call: what was asked, what it cost and how it ended."""

@@ -1,0 +1,125 @@
+"""Everything that lives as long as the process: opened in order, closed in reverse."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_network
+from typing import Any
+
+import structlog
+
+from gateway.auth import Authenticator
+from gateway.calls import Calls
+from gateway.catalog import MODELS
+from gateway.database import Database
+from gateway.media.guard import Downloader
+from gateway.media.intake import Intake
+from gateway.media.store import MediaStore, open_media_store
+from gateway.predictions.journal import Journal
+from gateway.rate_limit import RateLimiter, open_rate_limiter
+from gateway.settings import Settings
+from inference.provider import Deployment
+from inference.providers.local import LocalPool
+from inference.router import Router
+
+log = structlog.get_logger(__name__)
+
+EXPIRY_INTERVAL_SECONDS = 5.0
+EXPIRY_BATCH = 500
+MEDIA_SWEEP_INTERVAL_SECONDS = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What routes work with."""
+
+    settings: Settings
+    database: Database
+    authenticator: Authenticator
+    limiter: RateLimiter
+    intake: Intake
+    media: MediaStore
+    pool: LocalPool
+    calls: Calls
+
+
+@asynccontextmanager
+async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
+    """Open all of it. Leaving refuses new calls, lets running ones settle, then closes.
+
+    `settings` must be complete: database, pool addresses and secrets are there. Raises OSError or asyncpg's errors
+    where the database cannot be reached.
+    """
+    assert settings.database_url is not None, "settings are completed before resources are opened"
+    assert settings.key_pepper is not None, "settings are completed before resources are opened"
+    async with AsyncExitStack() as stack:
+        database = await Database.connect(
+            settings.database_url.get_secret_value(), pool_size=settings.database_pool_size
+        )
+        stack.push_async_callback(database.aclose)
+        limiter = await open_rate_limiter(settings)
+        stack.push_async_callback(limiter.aclose)
+        authenticator = Authenticator(database, peppers=settings.peppers)
+        downloader = Downloader(
+            allow_networks=[ip_network(network) for network in settings.picture_url_networks],
+            allow_ports=[int(port) for port in settings.picture_url_ports],
+        )
+        stack.push_async_callback(downloader.aclose)
+        media = open_media_store(settings)
+        pool = LocalPool(settings.pool_urls)
+        stack.push_async_callback(pool.aclose)
+        router = Router({model.id: [Deployment("pool", pool)] for model in MODELS})
+        journal = Journal(database.pool)
+        journaling = asyncio.create_task(journal.run())
+        stack.push_async_callback(_finish, journal, journaling)
+        calls = Calls(
+            journal=journal,
+            router=router,
+            media=media,
+            hold_ttl_seconds=settings.hold_ttl_seconds,
+            maximum_in_flight=settings.maximum_calls_in_flight,
+        )
+        stack.push_async_callback(calls.drain, settings.shutdown_timeout_seconds)
+        retention = timedelta(seconds=settings.media_retention_seconds)
+        chores = [
+            _every(EXPIRY_INTERVAL_SECONDS, lambda: journal.expire(limit=EXPIRY_BATCH)),
+            _every(MEDIA_SWEEP_INTERVAL_SECONDS, lambda: media.sweep(datetime.now(UTC) - retention)),
+            authenticator.run(),
+        ]
+        stack.push_async_callback(_cancel, [asyncio.create_task(chore) for chore in chores])
+        yield Resources(
+            settings=settings,
+            database=database,
+            authenticator=authenticator,
+            limiter=limiter,
+            intake=Intake(downloader),
+            media=media,
+            pool=pool,
+            calls=calls,
+        )
+
+
+async def _every(interval_seconds: float, chore: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    """Do `chore` again and again; a failure is logged and does not end it."""
+    while True:
+        try:
+            await chore()
+        except Exception as error:
+            log.warning("chore_failed", error=repr(error))
+        await asyncio.sleep(interval_seconds)
+
+
+async def _finish(journal: Journal, journaling: asyncio.Task[None]) -> None:
+    await journal.aclose()
+    await journaling
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    for task in tasks:
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
