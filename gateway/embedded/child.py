@@ -36,12 +36,14 @@ class Child:
         folder: DataFolder,
         log_name: str,
         environment: Mapping[str, str],
+        inherit: bool = False,
         death_signal: signal.Signals,
         user: str | None = None,
         reach: Sequence[Path] = (),
     ) -> Self:
-        """Run ``command`` with its output in the folder's log ``log_name``; as ``user``, if given, who needs to be
-        able to use the paths in ``reach``. ``death_signal`` is what it gets when we die without having stopped it.
+        """Run `command` with its output in the folder's log `log_name`; as `user`, if given, who needs to be able to
+        use the paths in `reach`. It sees `environment`, on top of ours if `inherit`. `death_signal` is what it gets
+        when we die without having stopped it.
         """
         order = {
             "command": list(command),
@@ -49,6 +51,8 @@ class Child:
             "death_signal": int(death_signal),
             "user": user,
             "reach": [str(path) for path in reach],
+            "inherit": inherit,
+            "environment": dict(environment),
         }
         with folder.open_log(log_name) as log:
             log_start = log.seek(0, os.SEEK_END)
@@ -61,7 +65,6 @@ class Child:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=dict(environment),
                 start_new_session=True,
             )
         return cls(process, folder.logs / log_name, log_start)
@@ -81,7 +84,7 @@ class Child:
         return await self._process.wait()
 
     async def stop(self, signals: Sequence[signal.Signals], *, timeout_seconds: float) -> None:
-        """Send each signal in turn, waiting up to ``timeout_seconds`` after each, at last SIGKILL."""
+        """Send each signal in turn, waiting up to `timeout_seconds` after each, at last SIGKILL."""
         for number in (*signals, signal.SIGKILL):
             if self.returncode is not None:
                 return

@@ -1,11 +1,13 @@
 """Become another program that dies with its parent and, where asked, is not root.
 
-Run by path (``python -I -S launch.py …``), so that nothing of the gateway is imported: preparing a child in the
+Run by path (`python -I -S launch.py …`), so that nothing of the gateway is imported: preparing a child in the
 forked copy of a threaded process is not safe, a small program of its own is. Its one argument is a JSON object::
 
-    {"command": [...], "parent_pid": 1, "death_signal": 2, "user": "nobody" | null, "reach": ["/path", ...]}
+    {"command": [...], "parent_pid": 1, "death_signal": 2, "user": "nobody" | null, "reach": ["/path", ...],
+     "inherit": true, "environment": {"NAME": "value", ...}}
 
-``reach`` names what the other user has to be able to use. Folders above a path are never changed. If they are closed
+`environment` comes on top of ours where `inherit` is true; the gateway's own settings, secrets among them, stay behind.
+`reach` names what the other user has to be able to use. Folders above a path are never changed. If they are closed
 to that user (a checkout below /root), the child keeps one capability: the smallest that opens the way.
 """
 
@@ -15,6 +17,7 @@ import os
 import pwd
 import sys
 from collections.abc import Callable
+from typing import Any
 
 # linux/prctl.h and linux/capability.h
 PR_SET_PDEATHSIG = 1
@@ -37,7 +40,7 @@ def checked(result: int, what: str) -> None:
 
 
 def become(user: str, capability: int | None) -> None:
-    """Change to ``user`` for good, keeping at most one capability, which also survives exec."""
+    """Change to `user` for good, keeping at most one capability, which also survives exec."""
     entry = pwd.getpwnam(user)
     if capability is not None:
         checked(libc.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0), "keep capabilities")
@@ -54,7 +57,7 @@ def become(user: str, capability: int | None) -> None:
 
 
 def succeeds(attempt: Callable[[], bool]) -> bool:
-    """What ``attempt`` answers in a forked copy, so that the privileges it gives up are not ours."""
+    """What `attempt` answers in a forked copy, so that the privileges it gives up are not ours."""
     child = os.fork()
     if child == 0:
         try:
@@ -71,7 +74,7 @@ def usable(path: str) -> bool:
 
 
 def drop_privileges(user: str, reach: list[str]) -> None:
-    """Become ``user`` with the least that still reaches every path, or exit with a status that says so."""
+    """Become `user` with the least that still reaches every path, or exit with a status that says so."""
 
     def reaches(capability: int | None) -> bool:
         become(user, capability)
@@ -83,6 +86,17 @@ def drop_privileges(user: str, reach: list[str]) -> None:
             return
     sys.stderr.write(f"user {user} cannot use one of: {', '.join(reach)}\n")
     sys.exit(CANNOT_REACH)
+
+
+def prepared_environment(order: dict[str, Any]) -> dict[str, str]:
+    """What the command sees: nothing but the order's variables, or ours without the gateway's and the order's."""
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if order["inherit"] and (name.startswith("GATEWAY_POOL_") or not name.startswith("GATEWAY_"))
+    }
+    given: dict[str, str] = order["environment"]
+    return inherited | given
 
 
 def main() -> None:
@@ -97,7 +111,7 @@ def main() -> None:
         if os.getppid() != order["parent_pid"]:  # it died before we asked to be told
             sys.exit(1)
     os.umask(0o077)
-    os.execv(command[0], command)  # noqa: S606
+    os.execve(command[0], command, prepared_environment(order))  # noqa: S606
 
 
 if __name__ == "__main__":

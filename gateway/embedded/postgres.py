@@ -42,9 +42,9 @@ SERVER_OPTIONS = {
 
 
 class EmbeddedPostgres:
-    """A PostgreSQL server on ``data_dir`` for as long as this process lives.
+    """A PostgreSQL server on `data_dir` for as long as this process lives.
 
-    ``start`` makes the cluster when there is none (durable settings as PostgreSQL ships them, scram password in a
+    `start` makes the cluster when there is none (durable settings as PostgreSQL ships them, scram password in a
     file that only this user reads) and returns when it answers. Nothing of it outlives this process, even after
     kill -9. As root it runs as an unprivileged user.
     """
@@ -56,7 +56,7 @@ class EmbeddedPostgres:
 
     @property
     def dsn(self) -> str:
-        """``postgresql://`` address with the password, known once the cluster exists."""
+        """`postgresql://` address with the password, known once the cluster exists."""
         return embedded_dsn(self._folder.path)
 
     @property

@@ -9,7 +9,7 @@ import psutil
 
 
 def settle_stale_postmaster(cluster: Path) -> None:
-    """Take ``postmaster.pid`` away when no server can be behind it, or ask a server that is to stop.
+    """Take `postmaster.pid` away when no server can be behind it, or ask a server that is to stop.
 
     PostgreSQL itself copes with a pid that is gone. It refuses for as long as the pid exists: as a zombie that
     nobody reaps, or as some other program that got the same number (a restarted container). Only to be called by
