@@ -25,7 +25,7 @@ MODELS: tuple[Model, ...] = (
     Model(
         id="meta/sam-3-image",
         name="SAM 3",
-        description="Finds what words, clicks, boxes or a rough mask point at; masks, cut-outs or overlays as pictures.",
+        description="Finds what words, clicks, boxes or a mask point at; answers with masks, cut-outs or overlays.",
         unit_price_micros=Micros(5_000),
         returns_pictures=True,
         aliases=("fal-ai/sam-3/image", "wavespeed-ai/sam3-image"),

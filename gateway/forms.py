@@ -54,7 +54,7 @@ def rebuild(items: Iterable[tuple[str, str | bytes]], *, json_fields: frozenset[
 
 
 def _parse_json(field: str, value: str | bytes) -> Field:
-    if not isinstance(value, str) or not value.lstrip()[:1] in ("[", "{"):
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
         return value
     try:
         parsed: Field = json.loads(value)

@@ -16,10 +16,10 @@ class MaskStyle(StrEnum):
 
 
 class MaskSelects(StrEnum):
-    """Which part of a mask prompt is the object."""
+    """Which part of a mask prompt is the object. One without transparency selects what is brighter than half."""
 
-    BRIGHT = "bright"  # brighter than half and opaque: a mask or cut-out as this product returns them
-    TRANSPARENT = "transparent"  # see-through, as OpenAI's edit masks; one without transparency is read as BRIGHT
+    OPAQUE = "opaque"  # masks and cut-outs as this product returns them
+    TRANSPARENT = "transparent"  # OpenAI's edit masks
 
 
 class PictureFormat(StrEnum):
@@ -74,7 +74,7 @@ class Prompt:
     points: tuple[PointPrompt, ...] = ()
     boxes: tuple[BoxPrompt, ...] = ()
     mask: Picture | None = None  # rough mask of one object, as large as the picture
-    mask_selects: MaskSelects = MaskSelects.BRIGHT
+    mask_selects: MaskSelects = MaskSelects.OPAQUE
 
     @property
     def is_empty(self) -> bool:

@@ -17,7 +17,7 @@ import json
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import Any, TypeVar
 
 from inference.errors import (
@@ -31,6 +31,7 @@ from inference.errors import (
 from inference.task import (
     BoxPrompt,
     Mask,
+    MaskSelects,
     MaskStyle,
     Picture,
     PictureFormat,
@@ -57,6 +58,7 @@ _VERSION = 1
 _PREFIX = struct.Struct("!4sBBI")
 
 _T = TypeVar("_T")
+_Choice = TypeVar("_Choice", bound=StrEnum)
 
 
 class FrameKind(IntEnum):
@@ -135,18 +137,8 @@ class _Members:
 
 
 def _parse(data: bytes, expected: FrameKind, bytes_max: int) -> _Members:
-    if len(data) > bytes_max:
-        raise WireError(f"frame of more than {bytes_max} bytes")
-    if len(data) < _PREFIX.size:
-        raise WireError("frame shorter than its prefix")
-    magic, version, kind, header_bytes = _PREFIX.unpack_from(data)
-    if magic != _MAGIC or version != _VERSION:
-        raise WireError("not a frame of this version")
-    if kind != expected:
-        raise WireError(f"frame of kind {kind} where {expected.name.lower()} was expected")
-    start = _PREFIX.size + header_bytes
-    if header_bytes > HEADER_BYTES_MAX or start > len(data):
-        raise WireError("header longer than allowed or than the frame")
+    """The header of a frame of the `expected` kind, with its blobs."""
+    start = _check_prefix(data, expected, bytes_max)
     try:
         header = json.loads(data[_PREFIX.size : start])
     except (ValueError, RecursionError) as error:
@@ -165,6 +157,23 @@ def _parse(data: bytes, expected: FrameKind, bytes_max: int) -> _Members:
         start += length
     members.blobs = blobs
     return members
+
+
+def _check_prefix(data: bytes, expected: FrameKind, bytes_max: int) -> int:
+    """Where the header ends."""
+    if len(data) > bytes_max:
+        raise WireError(f"frame of more than {bytes_max} bytes")
+    if len(data) < _PREFIX.size:
+        raise WireError("frame shorter than its prefix")
+    magic, version, kind, header_bytes = _PREFIX.unpack_from(data)
+    start = _PREFIX.size + int(header_bytes)
+    if magic != _MAGIC or version != _VERSION:
+        raise WireError("not a frame of this version")
+    if kind != expected:
+        raise WireError(f"frame of kind {kind} where {expected.name.lower()} was expected")
+    if header_bytes > HEADER_BYTES_MAX or start > len(data):
+        raise WireError("header longer than allowed or than the frame")
+    return start
 
 
 # --- tasks ------------------------------------------------------------------------------------------------------------
@@ -204,6 +213,7 @@ def encode_task(task: SegmentTask) -> bytes:
             for b in prompt.boxes
         ],
         "mask": _picture_header(prompt.mask, 1) if prompt.mask else None,
+        "mask_selects": prompt.mask_selects.value,
         "max_masks": task.max_masks,
         "threshold": task.threshold,
         "rendering": {
@@ -230,7 +240,13 @@ def decode_task(data: bytes) -> SegmentTask:
     task = SegmentTask(
         model=members.take("model", str),
         picture=_take_picture(members.take_object("picture")),
-        prompt=Prompt(text=text, points=tuple(points), boxes=tuple(boxes), mask=mask),
+        prompt=Prompt(
+            text=text,
+            points=tuple(points),
+            boxes=tuple(boxes),
+            mask=mask,
+            mask_selects=_take_choice(members, "mask_selects", MaskSelects),
+        ),
         max_masks=members.take("max_masks", int),
         threshold=members.take("threshold", float),
         rendering=_take_rendering(members.take_object("rendering")),
@@ -272,6 +288,14 @@ def _numbers(members: _Members, name: str, count: int) -> list[float]:
     return [float(v) for v in values]
 
 
+def _take_choice(members: _Members, name: str, choices: type[_Choice]) -> _Choice:
+    value = members.take(name, str)
+    try:
+        return choices(value)
+    except ValueError as error:
+        raise WireError(f"{members.where}.{name}: {error}") from error
+
+
 def _take_rendering(members: _Members) -> Rendering:
     fit_within = None
     if members.values.get("fit_within") is None:
@@ -279,17 +303,12 @@ def _take_rendering(members: _Members) -> Rendering:
     else:
         width, height = _numbers(members, "fit_within", 2)
         fit_within = (int(width), int(height))
-    try:
-        rendering = Rendering(
-            style=MaskStyle(members.take("style", str)),
-            format=PictureFormat(members.take("format", str)),
-            max_pictures=members.take("max_pictures", int),
-            fit_within=fit_within,
-        )
-    except WireError:
-        raise
-    except ValueError as error:
-        raise WireError(f"{members.where}: {error}") from error
+    rendering = Rendering(
+        style=_take_choice(members, "style", MaskStyle),
+        format=_take_choice(members, "format", PictureFormat),
+        max_pictures=members.take("max_pictures", int),
+        fit_within=fit_within,
+    )
     members.end()
     return rendering
 

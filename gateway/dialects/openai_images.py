@@ -138,10 +138,10 @@ async def _mask(wanted: ImageRequest, intake: Intake) -> tuple[Picture | None, M
     if wanted.mask is not None and wanted.mask_prompt is not None:
         raise RequestInvalid("Send either 'mask' or 'mask_prompt', not both.", param="mask")
     if wanted.mask_prompt is not None:
-        return await intake.picture(wanted.mask_prompt, param="mask_prompt"), MaskSelects.BRIGHT
+        return await intake.picture(wanted.mask_prompt, param="mask_prompt"), MaskSelects.OPAQUE
     if wanted.mask is not None:
         return await intake.picture(wanted.mask, param="mask"), MaskSelects.TRANSPARENT
-    return None, MaskSelects.BRIGHT
+    return None, MaskSelects.OPAQUE
 
 
 def _answer(

@@ -6,7 +6,6 @@ from fastapi.responses import JSONResponse
 from gateway.dialect import DialectRoute, retry_after_header
 from gateway.errors import Problem
 
-
 _PARAMETERS = {
     "picture": "image",
     "points": "point_prompts",
@@ -17,7 +16,7 @@ _PARAMETERS = {
 
 
 def render_problem(problem: Problem) -> Response:
-    """`{"error": {message, type, code, param}}`, with `x-should-retry` so that the SDK repeats only what can succeed."""
+    """`{"error": {message, type, code, param}}`, and `x-should-retry` so that the SDK repeats what can succeed."""
     headers = {"x-should-retry": "true" if problem.retryable else "false"}
     if problem.retry_after_seconds is not None:
         headers["retry-after"] = retry_after_header(problem.retry_after_seconds)

@@ -120,7 +120,7 @@ class Journal:
         """Commit what waits, then stop."""
         await self._commits.aclose()
 
-    async def _flush(self, records: Sequence[Record]) -> list[Outcome | None | Exception]:
+    async def _flush(self, records: Sequence[Record]) -> list[Outcome | Exception | None]:
         operations = [operation for record in records if (operation := _operation(record)) is not None]
         async with self._pool.acquire() as connection, connection.transaction():
             outcomes = {o.operation.hold_id: o for o in await holds.apply(connection, operations)}
@@ -144,7 +144,7 @@ def _operation(record: Record) -> holds.Operation | None:
     return record.place if isinstance(record, Admission) else record.money
 
 
-def _answer(record: Record, outcome: Outcome | None) -> Outcome | None | Exception:
+def _answer(record: Record, outcome: Outcome | None) -> Outcome | Exception | None:
     """What the submitter gets: the refusal as an exception, else what became of the money."""
     if outcome is not None and outcome.refusal is not None:
         return outcome.refusal

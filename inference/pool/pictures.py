@@ -3,10 +3,11 @@
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageChops
 
 from inference.errors import InputRejected
 from inference.pictures import PictureHeader, open_header
+from inference.task import MaskSelects
 
 Pixels = NDArray[np.uint8]  # [height, width, 3], RGB
 
@@ -29,19 +30,18 @@ def decode_pixels(data: bytes, *, side_min: int | None = None, field: str = "pic
     return _orient(pixels, header.orientation)
 
 
-def decode_mask_prompt(data: bytes, side: int) -> NDArray[np.bool_]:
-    """A mask prompt, squashed to [side, side]: True where it is brighter than half, or opaque if it has transparency.
+def decode_mask_prompt(data: bytes, side: int, selects: MaskSelects) -> NDArray[np.bool_]:
+    """A mask prompt, squashed to [side, side]: True on the part that it selects.
 
     Raises InputRejected for the field "mask".
     """
     header = open_header(data, field="mask")
     image = _load(header, "mask")
-    if image.has_transparency_data:
-        grey = image.convert("RGBA").getchannel("A")
-        if grey.getextrema() == (255, 255):  # nothing is transparent, so the colours must be the mask
-            grey = _flatten(image).convert("L")
-    else:
+    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+    if alpha is None or alpha.getextrema() == (255, 255):  # nothing is transparent, so the colours must be the mask
         grey = _flatten(image).convert("L")
+    else:
+        grey = ImageChops.invert(alpha) if selects is MaskSelects.TRANSPARENT else alpha
     turned = _orient(np.asarray(grey)[:, :, None], header.orientation)[:, :, 0]
     small = Image.fromarray(turned).resize((side, side), Image.Resampling.BOX)
     return np.asarray(small) >= 128
@@ -71,7 +71,7 @@ def _load(header: PictureHeader, field: str) -> Image.Image:
 
 
 def _decode_any(header: PictureHeader, field: str) -> Pixels:
-    return np.asarray(_flatten(_load(header, field)))
+    return np.array(_flatten(_load(header, field)))  # a copy: torch does not take the read-only view
 
 
 def _flatten(image: Image.Image) -> Image.Image:

@@ -28,7 +28,8 @@ def prepare(job: Job, cache: EmbeddingCache) -> Prepared:
     planned = plan(task, width=width, height=height)
     tokens = _tokens(planned, backend)
     mask = task.prompt.mask
-    dense = dense_prompt(decode_mask_prompt(mask.data, backend.mask_side)) if mask else None
+    selects = task.prompt.mask_selects
+    dense = dense_prompt(decode_mask_prompt(mask.data, backend.mask_side, selects)) if mask else None
     key = CacheKey(job.checkpoint, task.organization, hashlib.sha256(task.picture.data).digest())
     embedding = cache.get(key)
     drawing = needs_pixels(task.rendering)
