@@ -16,9 +16,9 @@ def contours(shape: str, stretch: float) -> list[NDArray[np.float64]]:  # noqa: 
     """The outlines of a shape inside the unit circle, each [points, 2]; a second one cuts a hole."""
     match shape:
         case "circle":
-            return [_regular(64)]
+            return [_regular(128)]
         case "ring":
-            return [_regular(64), _regular(64) * stretch]
+            return [_regular(128), _regular(128) * stretch]
         case "square":
             return [_regular(4, math.pi / 4)]
         case "triangle":
@@ -52,7 +52,7 @@ def contours(shape: str, stretch: float) -> list[NDArray[np.float64]]:  # noqa: 
                 )
             ]
         case "heart":
-            t = np.linspace(0.0, 2.0 * math.pi, 64, endpoint=False)
+            t = np.linspace(0.0, 2.0 * math.pi, 128, endpoint=False)
             across = 16 * np.sin(t) ** 3
             down = -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t))
             return [np.stack([across, down - 2.0], axis=1) / 17.0]

@@ -12,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from inference.pool.tiny import drawing, export, scenes
+from inference.pool.backends import roi_align
+from inference.pool.backends.checkpoint import load_checkpoint
+from inference.pool.tiny import drawing, scenes
 from inference.pool.tiny.configuration import MASK_SIZE
 from inference.pool.tiny.examples import source_size
-from inference.pool.tiny.forward import install_roi_align
 from inference.pool.tiny.segmentation import Found, Picture
 from inference.pool.tiny.tracker_stage import rough
 from inference.pool.tiny.vocabulary import COLOUR_NAMES, SHAPE_NAMES, UNKNOWN
@@ -106,12 +107,12 @@ def held_out(index: int) -> HeldOut:
 
 def evaluate(checkpoint: Path, count: int) -> dict[str, Score]:
     """Scores per kind of prompt over `count` held-out scenes."""
-    install_roi_align()
-    detector, tracker, tokenizer = export.load(checkpoint)
+    roi_align.install()
+    models = load_checkpoint(checkpoint, device=torch.device("cpu"), dtype=torch.float32)
     table: dict[str, Score] = {}
     for index in range(count):
         scene = held_out(index)
-        picture = Picture(scene.image, detector, tracker, tokenizer)
+        picture = Picture(scene.image, models)
         for name, found, truth in [*_text_answers(scene, picture), *_object_answers(scene, picture)]:
             table.setdefault(name, Score()).add(found, truth)
     return table

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from inference.pool.squash import squash
 from inference.pool.tiny import drawing, scenes
 from inference.pool.tiny.configuration import IMAGE_SIZE, MASK_SIZE
 from inference.pool.tiny.vocabulary import COLOUR_NAMES, SHAPE_NAMES
@@ -28,13 +29,6 @@ class Example:
     boxes: NDArray[np.float32]
     colours: NDArray[np.int64]
     shapes: NDArray[np.int64]
-
-
-def squash(image: NDArray[np.uint8], side: int = IMAGE_SIZE) -> NDArray[np.uint8]:
-    """RGB [H, W, 3] to [3, side, side] as SAM 3's image processor does: bilinear, antialiased, on bytes."""
-    tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
-    small: NDArray[np.uint8] = functional.interpolate(tensor, (side, side), mode="bilinear", antialias=True)[0].numpy()
-    return small
 
 
 def to_model(pixels: torch.Tensor) -> torch.Tensor:
@@ -58,7 +52,7 @@ def make(seed: int) -> Example:
     kept = [index for index, box in enumerate(boxes) if box is not None]
     corners = np.array([boxes[index] for index in kept], dtype=np.float32).reshape(-1, 4)
     return Example(
-        pixels=squash(image),
+        pixels=squash(image, IMAGE_SIZE).transpose(2, 0, 1),
         masks=_shrink(coverages[kept]),
         boxes=np.concatenate([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], axis=1),
         colours=np.array([COLOUR_NAMES.index(scene.objects[index].colour) for index in kept], dtype=np.int64),

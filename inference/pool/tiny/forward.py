@@ -5,16 +5,13 @@ The class's own forward returns the last layer only and needs the vision feature
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import numpy as np
 import torch
 from transformers import CLIPTokenizer, Sam3Model
-from transformers.models.sam3 import modeling_sam3
 
 from inference.pool.tiny.configuration import TEXT_LENGTH
 from inference.pool.tiny.prompts import Prompt
-from inference.pool.tiny.roi_align import roi_align
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +46,6 @@ class Answers:
     text: torch.Tensor
     prompt: torch.Tensor
     prompt_mask: torch.Tensor
-
-
-def install_roi_align() -> None:
-    """Give transformers the one torchvision operator that box exemplars need, where torchvision is not installed."""
-    if getattr(modeling_sam3, "torchvision", None) is None:
-        modeling_sam3.torchvision = SimpleNamespace(ops=SimpleNamespace(roi_align=roi_align))
 
 
 def rows_of(prompts: Sequence[Sequence[Prompt]], tokenizer: CLIPTokenizer, device: torch.device) -> Rows:

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
-from transformers import CLIPTokenizer, Sam3Model, Sam3TrackerModel
 
+from inference.pool.backends.checkpoint import Checkpoint
+from inference.pool.squash import squash
 from inference.pool.tiny.configuration import GRID_SIZE, IMAGE_SIZE, TEXT_LENGTH
-from inference.pool.tiny.examples import squash, to_model
+from inference.pool.tiny.examples import to_model
 from inference.pool.tiny.tracker_stage import image_embeddings
 
 SCORE_THRESHOLD = 0.5
@@ -29,17 +30,17 @@ class Found:
 class Picture:
     """One encoded picture; each prompt costs only itself."""
 
-    def __init__(
-        self, image: NDArray[np.uint8], detector: Sam3Model, tracker: Sam3TrackerModel, tokenizer: CLIPTokenizer
-    ) -> None:
+    def __init__(self, image: NDArray[np.uint8], models: Checkpoint) -> None:
         """Encode RGB [H, W, 3]."""
-        self._detector, self._tracker, self._tokenizer = detector, tracker, tokenizer
+        self._detector, self._tracker, self._tokenizer = models.detector, models.tracker, models.tokenizer
         self._height, self._width = image.shape[:2]
         with torch.inference_mode():
-            pixels = to_model(torch.from_numpy(squash(image)))[None]
-            self._vision = detector.get_vision_features(pixels)
+            pixels = to_model(torch.from_numpy(squash(image, IMAGE_SIZE)).permute(2, 0, 1))[None]
+            self._vision = self._detector.get_vision_features(pixels)
             tokens = self._vision.last_hidden_state
-            self._embeddings = image_embeddings(tracker, tokens.transpose(1, 2).unflatten(2, (GRID_SIZE, GRID_SIZE)))
+            self._embeddings = image_embeddings(
+                self._tracker, tokens.transpose(1, 2).unflatten(2, (GRID_SIZE, GRID_SIZE))
+            )
 
     def texts(self, phrases: Sequence[str]) -> list[Found]:
         """All instances of each phrase."""

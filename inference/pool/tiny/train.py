@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from transformers import CLIPTokenizer
 
+from inference.pool.backends import roi_align
 from inference.pool.tiny import export, tokenizer
 from inference.pool.tiny.detector_stage import DetectorStage
 from inference.pool.tiny.examples import ReplayStore
-from inference.pool.tiny.forward import install_roi_align
 from inference.pool.tiny.models import Models, build, write_atomically
 from inference.pool.tiny.optimisation import Average, Optimiser
 from inference.pool.tiny.schedule import SCHEDULE, Phase
@@ -153,7 +153,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    install_roi_align()
+    roi_align.install()
     Run(arguments.out, arguments.seed, torch.device(arguments.device)).finish(SCHEDULE)
 
 
