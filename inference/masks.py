@@ -221,7 +221,7 @@ def _encode_grey_png(canvas: Pixels) -> bytes:
     rows[:, 1:] = canvas
     chunks: Sequence[tuple[bytes, bytes]] = (
         (b"IHDR", struct.pack("!IIBBBBB", width, height, 8, 0, 0, 0, 0)),
-        (b"IDAT", zlib.compress(rows, level=1)),
+        (b"IDAT", zlib.compress(rows.data, level=1)),
         (b"IEND", b""),
     )
     parts = [b"\x89PNG\r\n\x1a\n"]

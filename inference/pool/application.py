@@ -207,8 +207,9 @@ async def _answer(job: "Job", receive: Receive) -> Any:
     """The job's result. Raises its error, or _CallerGone if the connection ends first; the job is then dropped."""
     answer = asyncio.wrap_future(job.future)
     gone = asyncio.ensure_future(_disconnected(receive))
+    both: set[asyncio.Future[Any]] = {answer, gone}
     try:
-        await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         if answer.done():
             return answer.result()
         raise _CallerGone

@@ -45,7 +45,7 @@ class DetectorRow:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrackerRow:
-    """One object pointed at. `points` are (x, y, positive); `box` is corners; `mask` is logits [mask_side, mask_side]."""
+    """One object pointed at: `points` are (x, y, positive), `box` is corners, `mask` logits [mask_side, mask_side]."""
 
     embedding: Embedding
     points: tuple[tuple[float, float, bool], ...]

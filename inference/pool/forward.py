@@ -33,8 +33,8 @@ def run_batch(
     tracker_owners: list[Job] = []
     for job in jobs:
         ready = prepared.get(id(job))
-        embedding = ready and embeddings.get(ready.key)
-        if ready is None or embedding is None or isinstance(embedding, RowFailed):
+        embedding = None if ready is None else embeddings.get(ready.key)
+        if ready is None or not isinstance(embedding, Embedding):
             job.fail(ProviderFailed("The model could not encode this picture."))
             continue
         rows = _detector_rows(job, ready, embedding)

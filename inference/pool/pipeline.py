@@ -20,7 +20,7 @@ from inference.pool.backend import Backend
 from inference.pool.embedding_cache import EmbeddingCache
 from inference.pool.fair_queue import FairQueue
 from inference.pool.forward import run_batch
-from inference.pool.job import Job
+from inference.pool.job import Job, Prepared
 from inference.pool.metrics import PoolMetrics
 from inference.pool.pictures import decode_pixels
 from inference.pool.preparation import prepare
@@ -184,11 +184,12 @@ class Pipeline:
                 job.fail(ProviderFailed("The pool failed on this request."))
 
     def _render(self, job: Job) -> None:
-        if job.drop_if_dead() or job.prepared is None:
+        prepared = job.prepared
+        if prepared is None or job.drop_if_dead():
             return
         started = time.monotonic()
         try:
-            masks = self._drawn(job)
+            masks = _drawn(job, prepared)
         except InferenceError as refusal:
             job.fail(refusal)
             return
@@ -201,22 +202,8 @@ class Pipeline:
         for stage, seconds in job.seconds.items():
             self._metrics.observe_stage(stage, seconds)
         timings = {stage: seconds * 1000 for stage, seconds in job.seconds.items()}
-        job.prepared, size = None, (job.prepared.result_width, job.prepared.result_height)
-        job.future.set_result(SegmentResult(masks=masks, width=size[0], height=size[1], timings_ms=timings))
-
-    def _drawn(self, job: Job) -> tuple[Mask, ...]:
-        prepared, task = job.prepared, job.task
-        assert prepared is not None
-        pixels = prepared.pixels
-        if job.chosen and needs_pixels(task.rendering) and pixels is None:
-            pixels = decode_pixels(task.picture.data, side_min=min(prepared.result_width, prepared.result_height))
-        return render(
-            job.chosen,
-            width=prepared.result_width,
-            height=prepared.result_height,
-            rendering=task.rendering,
-            pixels=pixels,
-        )
+        size = {"width": prepared.result_width, "height": prepared.result_height}
+        job.future.set_result(SegmentResult(masks=masks, timings_ms=timings, **size))
 
     # --- end ----------------------------------------------------------------------------------------------------------
 
@@ -232,6 +219,20 @@ class Pipeline:
             _log.warning("the device is still busy; its thread is left behind")
         self._device.join(max(0.0, deadline - time.monotonic()))
         self._renderers.shutdown(wait=False, cancel_futures=True)
+
+
+def _drawn(job: Job, prepared: Prepared) -> tuple[Mask, ...]:
+    rendering, pixels = job.task.rendering, prepared.pixels
+    if job.chosen and needs_pixels(rendering) and pixels is None:
+        least = min(prepared.result_width, prepared.result_height)
+        pixels = decode_pixels(job.task.picture.data, side_min=least)
+    return render(
+        job.chosen,
+        width=prepared.result_width,
+        height=prepared.result_height,
+        rendering=rendering,
+        pixels=pixels,
+    )
 
 
 def _average(previous: float, newest: float) -> float:

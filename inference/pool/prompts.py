@@ -118,46 +118,26 @@ def _check_bounds(task: SegmentTask) -> None:
 
 def _group(prompt: Prompt, width: int, height: int) -> list[_Group]:
     """Objects in the order in which they are first mentioned: points, then boxes, then the mask."""
-    groups: list[_Group] = []
-    numbered: dict[int, _Group] = {}
-    clicked: _Group | None = None
-
-    def numbered_group(object_id: int) -> _Group:
-        if object_id not in numbered:
-            numbered[object_id] = _Group(object_id, [], [])
-            groups.append(numbered[object_id])
-        return numbered[object_id]
-
+    # Keys: an object_id; None for points without one, which are the clicks of one object; a box's own place otherwise.
+    groups: dict[int | tuple[str, int] | None, _Group] = {}
     for point in prompt.points:
-        if point.object_id is not None:
-            group = numbered_group(point.object_id)
-        else:
-            if clicked is None:
-                clicked = _Group(None, [], [])
-                groups.append(clicked)
-            group = clicked
+        group = groups.setdefault(point.object_id, _Group(point.object_id, [], []))
         group.points.append(_scale_point(point, width, height))
-    for box in prompt.boxes:
-        if not box.positive:
-            continue
-        corners = _scale_box(box, width, height)
-        if box.object_id is not None:
-            numbered_group(box.object_id).boxes.append(corners)
-        else:
-            groups.append(_Group(None, [], [corners]))
+    for place, box in enumerate(prompt.boxes):
+        if box.positive:
+            key = ("box", place) if box.object_id is None else box.object_id
+            group = groups.setdefault(key, _Group(box.object_id, [], []))
+            group.boxes.append(_scale_box(box, width, height))
     if prompt.mask is not None:
         # Clicks without an id refine the mask; without such clicks the mask stands alone.
-        if clicked is None:
-            clicked = _Group(None, [], [])
-            groups.append(clicked)
-        clicked.has_mask = True
+        groups.setdefault(None, _Group(None, [], [])).has_mask = True
     if len(groups) > OBJECTS_MAX:
         raise InputRejected(
             f"Points and boxes describe {len(groups)} objects; at most {OBJECTS_MAX} are accepted. Boxes of one object "
             "share an object_id.",
             field="points" if len(prompt.points) > len(prompt.boxes) else "boxes",
         )
-    return groups
+    return list(groups.values())
 
 
 def _scale_point(point: PointPrompt, width: int, height: int) -> Point:

@@ -62,7 +62,8 @@ class _PoolServer(uvicorn.Server):
 
     async def _drain(self) -> None:
         give_up = time.monotonic() + self._drain_timeout_seconds
-        while self._application.held and time.monotonic() < give_up:
+        # Jobs end in threads that know nothing of this loop, so it looks.
+        while self._application.held and time.monotonic() < give_up:  # noqa: ASYNC110
             await asyncio.sleep(_DRAIN_POLL_SECONDS)
         self.should_exit = True
 
@@ -133,7 +134,7 @@ def _load(settings: PoolSettings, application: PoolApplication, server: _PoolSer
 
 
 def _exit_with_parent() -> None:
-    """Have SIGTERM sent to this process when its parent ends, by the kernel on Linux, elsewhere by asking each second."""
+    """Have SIGTERM sent to this process when its parent ends: by the kernel on Linux, elsewhere by looking."""
     parent = os.getppid()
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)

@@ -49,11 +49,13 @@ class _Endpoint:
             transport = httpx.AsyncHTTPTransport(uds=path, limits=limits)
         base_url = "http://pool" if address.scheme == "unix" else url
         # trust_env=False: a proxy meant for the internet must not carry pictures to the machine next door.
-        self.client = httpx.AsyncClient(base_url=base_url, transport=transport, timeout=None, trust_env=False)
+        self.client = httpx.AsyncClient(
+            base_url=base_url, transport=transport, timeout=_HEALTH_TIMEOUT_SECONDS, trust_env=False
+        )
 
 
 class LocalPool:
-    """A provider that spreads calls over this installation's pools, least busy first. Connections live as long as it."""
+    """Spreads calls over this installation's pools, least busy first. Connections live as long as it does."""
 
     def __init__(self, urls: Sequence[str], *, transport: httpx.AsyncBaseTransport | None = None) -> None:
         """`urls` are http://host:port or unix:///path.sock; `transport` replaces the network. Raises ValueError."""
@@ -151,7 +153,7 @@ def _refusal(response: httpx.Response, answer: bytes) -> InferenceError:
 
 async def _health(endpoint: _Endpoint) -> dict[str, Any]:
     try:
-        response = await endpoint.client.get("/health", timeout=_HEALTH_TIMEOUT_SECONDS)
+        response = await endpoint.client.get("/health")
         report = response.json()
         if not isinstance(report, dict):
             raise ValueError("not an object")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
+from transformers.models.clip.tokenization_clip import CLIPTokenizer
 from transformers.models.sam3.modeling_sam3 import Sam3Model
 from transformers.models.sam3_tracker.modeling_sam3_tracker import Sam3TrackerModel
 from transformers.utils import logging as transformers_logging
@@ -38,10 +38,13 @@ def load_checkpoint(folder: Path, *, device: torch.device, dtype: torch.dtype) -
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     detector = _load(Sam3Model, folder, dtype)
-    tracker = _load(Sam3TrackerModel, folder, dtype)
+    tracker = _load(Sam3TrackerModel, folder, torch.float32)
     tracker.vision_encoder.backbone = detector.vision_encoder.backbone
+    # The rest of the tracker stays in single precision: its cost is nothing beside the ViT's, and a click in half
+    # precision would land up to two pixels beside itself.
+    tracker.vision_encoder.neck.to(dtype)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:
         raise CheckpointUnusable(f"The tokenizer of {folder} cannot be read: {error}") from error
     return Checkpoint(detector.to(device), tracker.to(device), tokenizer)
@@ -55,6 +58,7 @@ def _load(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     broken = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
     if broken:
         raise CheckpointUnusable(
-            f"The checkpoint {folder} lacks {len(broken)} weights of {kind.__name__}, among them {', '.join(broken[:3])}."
+            f"The checkpoint {folder} lacks {len(broken)} weights of {kind.__name__}, "
+            f"among them {', '.join(broken[:3])}."
         )
     return model.eval()

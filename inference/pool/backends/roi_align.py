@@ -1,16 +1,18 @@
 """RoIAlign, which the detector needs for box exemplars, without torchvision.
 
 The arithmetic is that of torchvision.ops.roi_align with aligned=False, spatial_scale=1 and sampling_ratio=-1
-(He et al., "Mask R-CNN", 2017, section 3): each of size x size bins averages ceil(side / size) bilinear samples per axis.
+(He et al., "Mask R-CNN", 2017, section 3): each of size x size bins averages ceil(side / size) bilinear samples per
+axis.
 """
 
 import math
+import sys
 from collections.abc import Sequence
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor
-from transformers.models.sam3 import modeling_sam3
+from transformers.models.sam3.modeling_sam3 import Sam3GeometryEncoder
 
 
 def roi_align(features: Tensor, boxes: Sequence[Tensor], output_size: int) -> Tensor:
@@ -55,4 +57,6 @@ def _samples(
 
 def install() -> None:
     """Make the detector's classes use `roi_align`, also where torchvision exists: one behaviour on every machine."""
-    modeling_sam3.torchvision = SimpleNamespace(ops=SimpleNamespace(roi_align=roi_align))
+    # By the class's own module: transformers loads lazily, and importing the module by name may give a second copy.
+    module = sys.modules[Sam3GeometryEncoder.__module__]
+    module.torchvision = SimpleNamespace(ops=SimpleNamespace(roi_align=roi_align))  # type: ignore[attr-defined]

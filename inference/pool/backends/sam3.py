@@ -7,7 +7,9 @@ mask head, and the spatial shape stays on the host (the class reads it back from
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,7 +31,19 @@ from inference.pool.backends import roi_align
 from inference.pool.backends.checkpoint import Checkpoint
 
 _TEXT_CACHE_ENTRIES = 4096  # 16 KB each at full size
-_OUT_OF_MEMORY = torch.OutOfMemoryError
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """What the detector's transformer made of R rows: prompt tokens [R, T, C] and which of them count, picture tokens
+    [R, side², C], queries [R, Q, C] and their scores [R, Q].
+    """
+
+    prompt: Tensor
+    prompt_mask: Tensor | None
+    memory: Tensor
+    queries: Tensor
+    scores: Tensor
 
 
 class Sam3Backend:
@@ -67,10 +81,9 @@ class Sam3Backend:
 
     # --- encode -------------------------------------------------------------------------------------------------------
 
-    @torch.inference_mode()
     def encode(self, pictures: Sequence[NDArray[np.uint8]]) -> list[Embedding]:
         """Run the shared ViT on uint8 pictures [side, side, 3]; one embedding each. Raises DeviceOutOfMemory."""
-        with _out_of_memory_named():
+        with _device_call():
             stacked = torch.from_numpy(np.stack(pictures)).to(self.device, non_blocking=True)
             values = (stacked.permute(0, 3, 1, 2).float() / 127.5 - 1).to(self._dtype)
             hidden = self._detector.vision_encoder.backbone(values).last_hidden_state
@@ -84,7 +97,6 @@ class Sam3Backend:
 
     # --- detector -----------------------------------------------------------------------------------------------------
 
-    @torch.inference_mode()
     def detect(self, rows: Sequence[DetectorRow]) -> list[list[Candidate] | RowFailed]:
         """Candidates of each row, best first. Rows with and without exemplars are run apart, because an exemplar row
         carries one more prompt token even when all its boxes are padding. Raises DeviceOutOfMemory.
@@ -93,7 +105,7 @@ class Sam3Backend:
         kinds: dict[int, list[int]] = {}
         for i, row in enumerate(rows):
             kinds.setdefault(len(row.exemplars), []).append(i)
-        with _out_of_memory_named():
+        with _device_call():
             for members in kinds.values():
                 for i, result in zip(members, self._detect([rows[i] for i in members]), strict=True):
                     results[i] = result
@@ -102,10 +114,34 @@ class Sam3Backend:
     def _detect(self, rows: list[DetectorRow]) -> list[list[Candidate] | RowFailed]:
         hidden, index = _stack([row.embedding for row in rows])
         levels = self._pyramid(self._detector.vision_encoder.neck, hidden)
-        coarse = levels[2] if index is None else levels[2][index]
+        decoded = self._decode(rows, levels[2] if index is None else levels[2][index])
+        limit = min(max(row.limit for row in rows), decoded.scores.shape[1])
+        best, order = decoded.scores.topk(limit, dim=1)
+        ranked = best.cpu().numpy()  # the only wait for the device before the masks
+
+        results: list[list[Candidate] | RowFailed] = [[] for _ in rows]
+        kept: dict[int, int] = {}  # rows with candidates, and how many
+        for i, row in enumerate(rows):
+            if np.isnan(ranked[i]).any():  # NaN sorts first, so it cannot hide below the cut
+                results[i] = RowFailed("the detector returned NaN")
+            elif count := int((ranked[i, : row.limit] >= row.threshold).sum()):
+                kept[i] = count
+        if not kept:
+            return results
+        some = torch.tensor(list(kept), device=self.device)
+        pictures = some if index is None else index[some]
+        drawn = self._draw(decoded, [level[pictures] for level in levels], some, order[some, : max(kept.values())])
+        for logits, (i, count) in zip(drawn, kept.items(), strict=True):
+            if np.isnan(logits[:count]).any():
+                results[i] = RowFailed("the mask head returned NaN")
+            else:
+                results[i] = [Candidate(float(ranked[i, k]), logits[k]) for k in range(count)]
+        return results
+
+    def _decode(self, rows: list[DetectorRow], coarse: Tensor) -> _Decoded:
+        """All object queries of each row and their scores, for 1x features [R, C, side, side]."""
         position = self._position.expand(len(rows), -1, -1, -1)
         prompt, prompt_mask = self._prompt(rows, coarse, position)
-
         encoded = self._detector.detr_encoder(
             vision_features=[coarse],
             text_features=prompt,
@@ -122,45 +158,22 @@ class Sam3Backend:
         queries = decoded.intermediate_hidden_states
         logits = self._detector.dot_product_scoring(
             decoder_hidden_states=queries[-1:], text_features=encoded.text_features, text_mask=prompt_mask
-        )[0].squeeze(-1)
-        presence = decoded.presence_logits[-1]
-        scores = logits.float().sigmoid() * presence.float().sigmoid()
-        best, order = scores.topk(min(max(row.limit for row in rows), scores.shape[1]), dim=1)
-        ranked = best.cpu().numpy()  # the only wait for the device before the masks
+        )
+        scores = logits[0].squeeze(-1).float().sigmoid() * decoded.presence_logits[-1].float().sigmoid()
+        return _Decoded(prompt, prompt_mask, encoded.last_hidden_state, queries[-1], scores)
 
-        results: list[list[Candidate] | RowFailed] = []
-        kept: list[int] = []
-        counts: list[int] = []
-        for i, row in enumerate(rows):
-            if np.isnan(ranked[i]).any():  # NaN sorts first, so it cannot hide below the cut
-                results.append(RowFailed("the detector returned NaN"))
-                continue
-            results.append([])
-            count = int((ranked[i, : row.limit] >= row.threshold).sum())
-            if count:
-                kept.append(i)
-                counts.append(count)
-        if not kept:
-            return results
-
-        some = torch.tensor(kept, device=self.device)
-        pictures = some if index is None else index[some]
-        chosen = order[some, : max(counts)]
-        masks = self._detector.mask_decoder(
-            decoder_queries=queries[-1][some[:, None], chosen],
-            backbone_features=[level[pictures] for level in levels],
-            encoder_hidden_states=encoded.last_hidden_state[some],
-            prompt_features=prompt[some],
-            prompt_mask=None if prompt_mask is None else prompt_mask[some],
+    def _draw(self, decoded: _Decoded, levels: list[Tensor], some: Tensor, chosen: Tensor) -> NDArray[np.float32]:
+        """Mask logits [S, K, side, side] of the queries `chosen` [S, K] of the rows `some` [S]."""
+        mask = decoded.prompt_mask
+        masks: Tensor = self._detector.mask_decoder(
+            decoder_queries=decoded.queries[some[:, None], chosen],
+            backbone_features=levels,
+            encoder_hidden_states=decoded.memory[some],
+            prompt_features=decoded.prompt[some],
+            prompt_mask=None if mask is None else mask[some],
         ).pred_masks
-        drawn = masks.float().cpu().numpy()
-        for place, (i, count) in enumerate(zip(kept, counts, strict=True)):
-            own = drawn[place, :count]
-            if np.isnan(own).any():
-                results[i] = RowFailed("the mask head returned NaN")
-            else:
-                results[i] = [Candidate(float(ranked[i, k]), own[k]) for k in range(count)]
-        return results
+        logits: NDArray[np.float32] = masks.float().cpu().numpy()
+        return logits
 
     def _prompt(self, rows: list[DetectorRow], coarse: Tensor, position: Tensor) -> tuple[Tensor, Tensor | None]:
         """Prompt tokens [R, T, C] of text and exemplars, and which of them count, None if all do."""
@@ -210,7 +223,6 @@ class Sam3Backend:
 
     # --- tracker ------------------------------------------------------------------------------------------------------
 
-    @torch.inference_mode()
     def track(self, rows: Sequence[TrackerRow]) -> list[Candidate | RowFailed]:
         """The mask of each row.
 
@@ -222,7 +234,7 @@ class Sam3Backend:
         for i, row in enumerate(rows):
             kind = (len(row.points), row.box is not None, row.mask is not None)
             kinds.setdefault(kind, []).append(i)
-        with _out_of_memory_named():
+        with _device_call():
             hidden, index = _stack([row.embedding for row in rows])
             levels = self._tracker_levels(hidden)
             for members in kinds.values():
@@ -239,7 +251,8 @@ class Sam3Backend:
         The no-memory embedding belongs on the coarsest of them, as in Meta's code; `Sam3TrackerModel` of transformers
         5.23 adds it to a fourth level that nothing reads.
         """
-        fine, middle, coarse = self._pyramid(self._tracker.vision_encoder.neck, hidden)
+        levels = self._pyramid(self._tracker.vision_encoder.neck, hidden)
+        fine, middle, coarse = (level.float() for level in levels)
         decoder = self._tracker.mask_decoder
         memory = self._tracker.no_memory_embedding.view(1, -1, 1, 1)
         return [decoder.conv_s0(fine), decoder.conv_s1(middle), coarse + memory]
@@ -252,13 +265,13 @@ class Sam3Backend:
             labels = torch.tensor([[[int(p[2]) for p in row.points]] for row in rows], device=self.device)
             labels = labels.to(torch.int32)
         if first.box is not None:
-            boxes = (torch.tensor([[row.box] for row in rows], device=self.device) * side).to(self._dtype)
+            boxes = torch.tensor([[row.box] for row in rows], device=self.device) * side
         if first.mask is not None:
             stacked = np.stack([row.mask for row in rows if row.mask is not None])
-            masks = torch.from_numpy(stacked)[:, None].to(self.device, self._dtype)
+            masks = torch.from_numpy(stacked)[:, None].to(self.device)
         ambiguous = len(first.points) == 1 and boxes is None and masks is None
         output = self._tracker(
-            input_points=None if points is None else points.to(self._dtype),
+            input_points=points,
             input_labels=labels,
             input_boxes=boxes,
             input_masks=masks,
@@ -290,11 +303,12 @@ def _stack(embeddings: list[Embedding]) -> tuple[Tensor, Tensor | None]:
     return hidden, torch.tensor([places[id(e)] for e in embeddings], device=hidden.device)
 
 
-class _out_of_memory_named:  # noqa: N801 - a context manager that reads as a phrase
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, _OUT_OF_MEMORY):
+@contextmanager
+def _device_call() -> Iterator[None]:
+    """No gradients, and running out of memory under the name that the caller knows."""
+    with torch.inference_mode():
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             raise DeviceOutOfMemory(str(error)) from error
