@@ -13,7 +13,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from typing import Final, Generic, TypeVar
 
 import asyncpg
@@ -55,8 +55,6 @@ class _Entry(Generic[Item, Result]):
 
     def answer(self, answer: Result | Exception) -> None:
         """Tell every caller."""
-        if self.future.done():
-            return
         if isinstance(answer, Exception):
             self.future.set_exception(answer)
             self.future.exception()  # a caller that went away is no reason for a warning
@@ -137,7 +135,7 @@ class GroupCommit(Generic[Item, Result]):
             for task in (ageing, *workers):
                 task.cancel()
             await asyncio.gather(ageing, *workers, return_exceptions=True)
-            self._refuse([*self._in_flight.values(), *self._queue], "the ledger is shutting down")
+            self._refuse(self._queue, "the ledger is shutting down")
             self._queue.clear()
             self._finished.set()
 
@@ -248,7 +246,7 @@ class GroupCommit(Generic[Item, Result]):
                 self._refuse(aged, "the ledger is behind")
                 self._wakeup.set()
 
-    def _refuse(self, entries: Sequence[_Entry[Item, Result]] | deque[_Entry[Item, Result]], why: str) -> None:
+    def _refuse(self, entries: Iterable[_Entry[Item, Result]], why: str) -> None:
         for entry in entries:
             self._forget(entry)
             entry.answer(LedgerUnavailable(why))

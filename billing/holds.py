@@ -12,8 +12,7 @@ from enum import StrEnum
 from typing import Final
 from uuid import UUID
 
-import asyncpg
-
+from billing.connection import Connection
 from billing.errors import (
     AmountInvalid,
     BillingError,
@@ -158,7 +157,7 @@ SELECT outcomes, available_micros, key_spent_micros FROM billing.apply_operation
 """
 
 
-async def apply(connection: asyncpg.Connection, operations: Sequence[Operation]) -> list[Outcome]:
+async def apply(connection: Connection, operations: Sequence[Operation]) -> list[Outcome]:
     """Apply up to BATCH_MAX operations in one call; outcomes are in the order of the operations.
 
     Runs inside the caller's READ COMMITTED transaction and never commits, so whatever else the caller writes
@@ -181,7 +180,7 @@ async def apply(connection: asyncpg.Connection, operations: Sequence[Operation])
     return [Outcome(operation, OutcomeKind(kind), available, spent) for operation, kind, available, spent in answers]
 
 
-async def expire(connection: asyncpg.Connection, *, limit: int = 500) -> list[UUID]:
+async def expire(connection: Connection, *, limit: int = 500) -> list[UUID]:
     """Give back the money of up to `limit` holds past their `expires_at`; ids of those that expired now.
 
     Same rules as `apply`: inside the caller's transaction, nothing else locked before it. A hold that is captured

@@ -6,8 +6,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-import asyncpg
-
+from billing.connection import Connection
 from billing.errors import LedgerUnavailable, WalletUnknown
 from billing.money import Micros
 
@@ -66,7 +65,7 @@ ORDER BY entry.id DESC
 
 
 async def statement(
-    connection: asyncpg.Connection,
+    connection: Connection,
     owner_id: UUID,
     *,
     before: int | None = None,
@@ -177,7 +176,7 @@ _CHECKS: Final[dict[str, str]] = {
 }
 
 
-async def reconcile(connection: asyncpg.Connection) -> list[Difference]:
+async def reconcile(connection: Connection) -> list[Difference]:
     """Every stored sum that does not agree with the rows behind it; empty when the books are right.
 
     Each check is one statement and so sees one moment: it may run beside live traffic and takes no lock. At most
@@ -190,7 +189,7 @@ async def reconcile(connection: asyncpg.Connection) -> list[Difference]:
     ]
 
 
-async def require_durable(connection: asyncpg.Connection) -> None:
+async def require_durable(connection: Connection) -> None:
     """Raise LedgerUnavailable if this server would acknowledge money that a crash could lose."""
     rows = await connection.fetch(
         "SELECT name, setting FROM pg_settings"

@@ -5,8 +5,7 @@ from enum import StrEnum
 from typing import Final
 from uuid import UUID, uuid4
 
-import asyncpg
-
+from billing.connection import Connection
 from billing.errors import AmountInvalid, InsufficientCredits, ReferenceConflict, WalletUnknown
 from billing.money import MICROS_MAX, Micros
 
@@ -34,12 +33,12 @@ class Balance:
         return self.balance_micros - self.held_micros
 
 
-async def open_wallet(connection: asyncpg.Connection, owner_id: UUID) -> None:
+async def open_wallet(connection: Connection, owner_id: UUID) -> None:
     """Give the owner an empty wallet; nothing happens if there is one. Never commits."""
     await connection.fetchval("SELECT billing.open_wallet($1)", owner_id)
 
 
-async def balance(connection: asyncpg.Connection, owner_id: UUID) -> Balance:
+async def balance(connection: Connection, owner_id: UUID) -> Balance:
     """The owner's wallet as of now. Raises WalletUnknown."""
     row = await connection.fetchrow(
         "SELECT balance_micros, held_micros, frozen FROM billing.wallets WHERE owner_id = $1", owner_id
@@ -50,7 +49,7 @@ async def balance(connection: asyncpg.Connection, owner_id: UUID) -> Balance:
 
 
 async def credit(
-    connection: asyncpg.Connection,
+    connection: Connection,
     owner_id: UUID,
     amount_micros: Micros,
     *,
@@ -95,7 +94,7 @@ async def credit(
     return Balance(row["balance_micros"], row["held_micros"], row["frozen"])
 
 
-async def set_frozen(connection: asyncpg.Connection, owner_id: UUID, *, frozen: bool) -> None:
+async def set_frozen(connection: Connection, owner_id: UUID, *, frozen: bool) -> None:
     """Stop new holds (or allow them again); open holds can still be captured and released. Never commits.
 
     Raises WalletUnknown.

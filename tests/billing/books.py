@@ -30,9 +30,7 @@ def place(owner_id: UUID, amount_micros: int, *, hold_id: UUID | None = None, **
 
 def capture(place: Place, amount_micros: int | None = None) -> Capture:
     """A capture of a placed hold, whole unless told otherwise."""
-    return Capture(
-        hold_id=place.hold_id, owner_id=place.owner_id, amount_micros=amount_micros or place.amount_micros
-    )
+    return Capture(hold_id=place.hold_id, owner_id=place.owner_id, amount_micros=amount_micros or place.amount_micros)
 
 
 def release(place: Place) -> Release:

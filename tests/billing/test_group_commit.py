@@ -3,15 +3,16 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from uuid import uuid4
 
 import asyncpg
 import pytest
 
 from billing.errors import InsufficientCredits, LedgerUnavailable
 from billing.group_commit import GroupCommit
-from billing.holds import Operation, Outcome, OutcomeKind, apply
+from billing.holds import Operation, Outcome, OutcomeKind, Release, apply
 from billing.ledger import reconcile
-from tests.billing.books import Books, capture, in_an_hour, place, release
+from tests.billing.books import Books, capture, in_an_hour, place
 from tests.postgres import PostgresServer
 
 Commit = GroupCommit[str, str]
@@ -391,11 +392,10 @@ async def test_a_connection_that_dies_around_the_commit_charges_once(own_books: 
 async def test_an_item_the_database_rejects_fails_alone(own_books: Books) -> None:
     owner = await own_books.wallet(1_000_000)
     commit = ledger(LedgerFlush(own_books.pool))
-    poison = release(place(owner, 1))
-    object.__setattr__(poison, "reason", "no \0 in text")
+    poison = Release(hold_id=uuid4(), owner_id=owner, reason="PostgreSQL takes no \0 in text")
     holds = [place(owner, 1_000) for _ in range(9)]
     async with running(commit):  # type: ignore[arg-type]
-        answers = await asyncio.gather(*map(commit.submit, [*holds, poison]), return_exceptions=True)
+        answers = await asyncio.gather(*(commit.submit(item) for item in (*holds, poison)), return_exceptions=True)
     assert isinstance(answers.pop(), asyncpg.PostgresError)
     assert all(isinstance(answer, Outcome) for answer in answers)
     assert await own_books.balance(owner) == (1_000_000, 9_000)

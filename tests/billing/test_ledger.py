@@ -1,7 +1,7 @@
 """Statements add up, and reconciliation finds what was damaged behind the functions' backs."""
 
 from datetime import UTC, datetime, timedelta
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -12,12 +12,12 @@ from tests.billing.books import Books, capture, place, release
 from tests.postgres import PostgresServer
 
 
-async def _busy_wallet(books: Books, calls: int = 5) -> tuple[object, list[int]]:
+async def _busy_wallet(books: Books) -> None:
+    """Entry 1 is the credit, 2 to 5 are charges of 1,000 to 1,003 micros; a fifth hold is open."""
     owner, key = await books.wallet(100_000), uuid4()
-    holds = [place(owner, 1_000 + i, key_id=key, spend_cap_micros=90_000) for i in range(calls)]
+    holds = [place(owner, 1_000 + i, key_id=key, spend_cap_micros=90_000) for i in range(5)]
     await books.apply(holds)
     await books.apply([capture(hold) for hold in holds[:-1]])
-    return owner, [-hold.amount_micros for hold in holds[:-1]]
 
 
 class TestStatement:
@@ -77,8 +77,8 @@ class TestStatement:
                 await statement(connection, uuid4(), limit=limit)
 
 
-async def _spend(books: Books, owner: object, times: int) -> None:
-    holds = [place(owner, 1_000) for _ in range(times)]  # type: ignore[arg-type]
+async def _spend(books: Books, owner: UUID, times: int) -> None:
+    holds = [place(owner, 1_000) for _ in range(times)]
     await books.apply(holds)
     await books.apply([capture(hold) for hold in holds])
 
@@ -139,7 +139,7 @@ class TestGuards:
     """What holds even for the owner of the tables, and what the application's role cannot do."""
 
     @pytest.mark.parametrize(
-        "statement",
+        "change",
         [
             "UPDATE billing.ledger_entries SET amount_micros = 1",
             "DELETE FROM billing.ledger_entries",
@@ -151,17 +151,17 @@ class TestGuards:
             "TRUNCATE billing.holds",
         ],
     )
-    async def test_history_cannot_be_changed(self, own_books: Books, statement: str) -> None:
+    async def test_history_cannot_be_changed(self, own_books: Books, change: str) -> None:
         await _busy_wallet(own_books)
         owner = await asyncpg.connect(own_books.dsn)
         try:
             with pytest.raises(asyncpg.RestrictViolationError):
-                await owner.execute(statement)
+                await owner.execute(change)
         finally:
             await owner.close()
 
     @pytest.mark.parametrize(
-        "statement",
+        "change",
         [
             "UPDATE billing.wallets SET balance_micros = held_micros - 1",
             "UPDATE billing.wallets SET held_micros = -1",
@@ -171,12 +171,12 @@ class TestGuards:
             " VALUES ('usage', gen_random_uuid(), 1, 2, 0)",
         ],
     )
-    async def test_impossible_books_cannot_be_written(self, own_books: Books, statement: str) -> None:
+    async def test_impossible_books_cannot_be_written(self, own_books: Books, change: str) -> None:
         await _busy_wallet(own_books)
         owner = await asyncpg.connect(own_books.dsn)
         try:
             with pytest.raises(asyncpg.CheckViolationError):
-                await owner.execute(statement)
+                await owner.execute(change)
         finally:
             await owner.close()
 
@@ -184,9 +184,9 @@ class TestGuards:
         "table", ["accounts", "wallets", "ledger_entries", "holds", "hold_releases", "key_spend", "grants"]
     )
     async def test_the_application_cannot_write_a_table(self, books: Books, table: str) -> None:
-        for statement in (f"DELETE FROM billing.{table}", f"INSERT INTO billing.{table} DEFAULT VALUES"):
+        for change in (f"DELETE FROM billing.{table}", f"INSERT INTO billing.{table} DEFAULT VALUES"):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
-                await books.pool.execute(statement)
+                await books.pool.execute(change)
         await books.pool.fetch(f"SELECT * FROM billing.{table} LIMIT 1")
 
 

@@ -45,7 +45,7 @@ async def test_the_declared_tables_are_the_migrated_ones(books: Books) -> None:
                 "compare_type": True,
             },
         )
-        return compare_metadata(context, billing.tables.metadata)
+        return list(compare_metadata(context, billing.tables.metadata))
 
     engine = engine_for(books.dsn)
     try:
