@@ -74,6 +74,7 @@ class DataFolder:
         self.logs = self.path / "logs"
         self.cluster = self.path / "postgres"
         self.password_file = self.path / "postgres.password"
+        self.secrets_file = self.path / "secrets.json"
         self.demo_file = self.path / "demo.json"
 
     @property
@@ -143,6 +144,13 @@ def running_gateway(folder: DataFolder) -> dict[str, object] | None:
         except BlockingIOError:
             return _parsed(file.read(LOCK_RECORD_MAXIMUM_BYTES))
     return None
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only this user reads, replacing what was there."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
 
 
 def _make_private(path: Path, mode: int) -> None:

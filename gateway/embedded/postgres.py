@@ -16,7 +16,7 @@ from urllib.parse import quote
 import asyncpg
 
 from gateway.embedded.child import Child
-from gateway.embedded.data_folder import DataFolder, FolderLock
+from gateway.embedded.data_folder import DataFolder, FolderLock, write_private
 from gateway.embedded.errors import AlreadyRunningError, EmbeddedError, StartError
 from gateway.embedded.launch import CANNOT_REACH
 from gateway.embedded.stale import settle_stale_postmaster
@@ -111,7 +111,7 @@ class EmbeddedPostgres:
             shutil.rmtree(fresh)
         fresh.mkdir(mode=0o700)
         password_copy = folder.runtime / "initdb.password"
-        _write_private(password_copy, _password(folder, make=True))
+        write_private(password_copy, _password(folder, make=True))
         user = _server_user(fresh)
         if user is not None:
             _give(user, fresh, password_copy)
@@ -164,7 +164,8 @@ class EmbeddedPostgres:
         command += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         deadline = asyncio.get_running_loop().time() + START_TIMEOUT_SECONDS
         while True:
-            settle_stale_postmaster(folder.cluster)
+            while settle_stale_postmaster(folder.cluster) and asyncio.get_running_loop().time() < deadline:
+                await asyncio.sleep(RETRY_SECONDS)
             self._child = await self._launch(
                 command, user=user, reach=[binaries / "postgres", folder.cluster], log_name="postgres.log"
             )
@@ -181,7 +182,7 @@ class EmbeddedPostgres:
         while child.returncode is None:
             try:
                 connection = await asyncpg.connect(self.dsn, timeout=5.0)
-            except (OSError, asyncpg.CannotConnectNowError):
+            except (OSError, asyncpg.CannotConnectNowError, asyncpg.ConnectionDoesNotExistError):
                 if asyncio.get_running_loop().time() > deadline:
                     raise StartError(f"PostgreSQL did not answer in time.\n{child.log_tail()}") from None
                 await asyncio.sleep(POLL_SECONDS)
@@ -219,19 +220,13 @@ def embedded_dsn(data_dir: Path) -> str:
 def _password(folder: DataFolder, *, make: bool) -> str:
     path = folder.password_file
     if make and not path.exists():
-        _write_private(path, secrets.token_urlsafe(32))
+        write_private(path, secrets.token_urlsafe(32))
     try:
         return path.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         raise EmbeddedError(f"There is no database password at {path}.") from None
     except PermissionError:
         raise EmbeddedError(f"{path} may only be read by the user who started the gateway (or root).") from None
-
-
-def _write_private(path: Path, text: str) -> None:
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
 
 
 def _binaries() -> Path:

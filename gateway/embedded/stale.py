@@ -8,8 +8,10 @@ from pathlib import Path
 import psutil
 
 
-def settle_stale_postmaster(cluster: Path) -> None:
-    """Take `postmaster.pid` away when no server can be behind it, or ask a server that is to stop.
+def settle_stale_postmaster(cluster: Path) -> bool:
+    """Take `postmaster.pid` away when no server can be behind it, or ask the server that is to stop.
+
+    Returns True while such a server is still alive; ask again in a moment.
 
     PostgreSQL itself copes with a pid that is gone. It refuses for as long as the pid exists: as a zombie that
     nobody reaps, or as some other program that got the same number (a restarted container). Only to be called by
@@ -19,14 +21,16 @@ def settle_stale_postmaster(cluster: Path) -> None:
     try:
         pid = abs(int(pid_file.read_text().split("\n", 1)[0]))
     except (OSError, ValueError):
-        return
+        return False
     if not psutil.pid_exists(pid):
-        return
+        return False
     if _is_server(pid, cluster):
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGINT)  # fast shutdown; the caller tries again until it is gone
-    elif not any(_works_in(process, cluster) for process in psutil.process_iter()):
+            os.kill(pid, signal.SIGINT)  # fast shutdown
+        return True
+    if not any(_works_in(process, cluster) for process in psutil.process_iter()):
         pid_file.unlink(missing_ok=True)
+    return False
 
 
 def _is_server(pid: int, cluster: Path) -> bool:

@@ -1,0 +1,34 @@
+"""Secrets that nobody configured: made once, kept in a file of the data folder that only its owner reads."""
+
+import json
+import os
+import secrets
+from pathlib import Path
+
+from gateway.embedded.data_folder import write_private
+from gateway.embedded.errors import EmbeddedError
+
+NAMES = ("key_pepper", "media_signing_key")
+SECRET_BYTES = 32
+
+
+def kept_secrets(path: Path) -> dict[str, str]:
+    """The secrets of the file at `path` by their settings' names, made with it where it is missing.
+
+    Raises:
+        EmbeddedError: the file is there but cannot be used; guessing anew would make every key invalid.
+    """
+    if not path.exists():
+        made = {name: secrets.token_urlsafe(SECRET_BYTES) for name in NAMES}
+        fresh = path.with_suffix(".new")
+        write_private(fresh, json.dumps(made))
+        fresh.replace(path)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {name: str(found[name]) for name in NAMES}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is damaged"
+        raise EmbeddedError(
+            f"The secrets in {os.fspath(path)} cannot be read ({reason}). Keys and links depend on them: restore the "
+            "file from a backup, or remove it and make new keys."
+        ) from error
