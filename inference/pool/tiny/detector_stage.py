@@ -22,6 +22,7 @@ _PROMPTS_PER_IMAGE = 4
 _TOKEN_WEIGHT = 0.5
 _MEMORY_WEIGHT = 2.0
 _ALIGNMENT_WEIGHT = 1.5
+_COSINE_PART = 0.03
 
 
 class DetectorStage:
@@ -68,7 +69,8 @@ class DetectorStage:
         total = total + by_mask + _MEMORY_WEIGHT * by_memory + _ALIGNMENT_WEIGHT * by_alignment
         figures |= mask_figures
         figures |= {"memory": float(by_memory.detach()), "alignment": float(by_alignment.detach())}
-        figures["colour_cosine"] = self._colour_cosine() if rng.random() < 0.03 else float("nan")
+        if rng.random() < _COSINE_PART:
+            figures["colour_cosine"] = self._colour_cosine()
         if self._phase.vision_factor > 0:
             by_token, token_figures = models.token_head(
                 vision.flatten(2).transpose(1, 2), TokenTargets(examples, models.device)

@@ -94,6 +94,9 @@ class ReplayStore:
         self.next_seed = first_seed
         self._examples: list[Example] = []
 
+    def __len__(self) -> int:
+        return len(self._examples)
+
     def draw(self, rng: np.random.Generator, count: int, fresh: int) -> list[Example]:
         """Make `fresh` new examples, drop the oldest above the capacity, return `count` drawn at random and turned."""
         self.fill(self.next_seed + (fresh if self._examples else max(fresh, 64)))

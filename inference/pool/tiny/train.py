@@ -115,7 +115,7 @@ class Run:
         average.store()
 
     def _report(self, phase: Phase, rate: float, figures: dict[str, list[float]]) -> None:
-        means = {name: round(float(np.nanmean(values)), 4) for name, values in figures.items()}
+        means = {name: round(float(np.mean(values)), 4) for name, values in figures.items()}
         line = {
             "phase": self.phase_index,
             "kind": phase.kind,
