@@ -164,17 +164,17 @@ class EmbeddedPostgres:
         command += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         deadline = asyncio.get_running_loop().time() + START_TIMEOUT_SECONDS
         while True:
-            while settle_stale_postmaster(folder.cluster) and asyncio.get_running_loop().time() < deadline:
-                await asyncio.sleep(RETRY_SECONDS)
-            self._child = await self._launch(
-                command, user=user, reach=[binaries / "postgres", folder.cluster], log_name="postgres.log"
-            )
-            status = await self._answers(self._child, deadline)
-            if status is None:
-                return
-            in_the_way = "postmaster.pid" in self._child.log_tail()
-            if not in_the_way or asyncio.get_running_loop().time() > deadline:
-                raise _start_error("PostgreSQL", status, self._child)
+            if not settle_stale_postmaster(folder.cluster):
+                self._child = await self._launch(
+                    command, user=user, reach=[binaries / "postgres", folder.cluster], log_name="postgres.log"
+                )
+                status = await self._answers(self._child, deadline)
+                if status is None:
+                    return
+                if "postmaster.pid" not in self._child.log_tail():
+                    raise _start_error("PostgreSQL", status, self._child)
+            if asyncio.get_running_loop().time() > deadline:
+                raise StartError(f"The remains of an earlier PostgreSQL on {folder.cluster} do not go away.")
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _answers(self, child: Child, deadline: float) -> int | None:
