@@ -140,7 +140,7 @@ def _parse(data: bytes, expected: FrameKind, bytes_max: int) -> _Members:
     """The header of a frame of the `expected` kind, with its blobs."""
     start = _check_prefix(data, expected, bytes_max)
     try:
-        header = json.loads(data[_PREFIX.size : start])
+        header = json.loads(data[_PREFIX.size : start], parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise WireError("header is not JSON") from error
     if not isinstance(header, dict):
@@ -157,6 +157,10 @@ def _parse(data: bytes, expected: FrameKind, bytes_max: int) -> _Members:
         start += length
     members.blobs = blobs
     return members
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _check_prefix(data: bytes, expected: FrameKind, bytes_max: int) -> int:

@@ -36,9 +36,7 @@ def picture(image: Image.Image | None = None, form: str = "PNG", **options: Any)
     """The picture as a task carries it."""
     image = image or shapes()
     width, height = image.size
-    return Picture(
-        data=encoded(image, form, **options), media_type=f"image/{form.lower()}", width=width, height=height
-    )
+    return Picture(data=encoded(image, form, **options), media_type=f"image/{form.lower()}", width=width, height=height)
 
 
 def pixels(data: bytes) -> NDArray[np.uint8]:

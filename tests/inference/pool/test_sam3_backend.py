@@ -59,13 +59,19 @@ def assert_same(found: list[Candidate] | RowFailed, scores: torch.Tensor, masks:
 
 @torch.no_grad()
 def reference_detection(
-    plain: SimpleNamespace, backend: Sam3Backend, picture: NDArray[np.uint8], text: str, boxes: torch.Tensor | None = None
+    plain: SimpleNamespace,
+    backend: Sam3Backend,
+    picture: NDArray[np.uint8],
+    text: str,
+    boxes: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The best five, one picture and one prompt per call, text padded to 32 tokens as the processor does."""
     ids = list(backend.tokenize(text))
     padded = torch.tensor([ids + [ids[-1]] * (32 - len(ids))])
     mask = torch.tensor([[1] * len(ids) + [0] * (32 - len(ids))])
-    prompts = {} if boxes is None else {"input_boxes": boxes[None, :, :4], "input_boxes_labels": boxes[None, :, 4].long()}
+    prompts = (
+        {} if boxes is None else {"input_boxes": boxes[None, :, :4], "input_boxes_labels": boxes[None, :, 4].long()}
+    )
     output = plain.detector(pixel_values=values(picture), input_ids=padded, attention_mask=mask, **prompts)
     scores = (output.pred_logits.sigmoid() * output.presence_logits.sigmoid())[0]
     best, order = scores.topk(5)
@@ -106,7 +112,9 @@ def test_only_candidates_above_the_threshold_come_back(plain: SimpleNamespace, b
 
 
 @torch.no_grad()
-def reference_tracking(plain: SimpleNamespace, picture: NDArray[np.uint8], row: TrackerRow) -> tuple[float, torch.Tensor]:
+def reference_tracking(
+    plain: SimpleNamespace, picture: NDArray[np.uint8], row: TrackerRow
+) -> tuple[float, torch.Tensor]:
     """One object of one picture, embeddings by the class itself plus the no-memory term that it forgets."""
     tracker = plain.tracker
     features = tracker.get_image_features(values(picture), return_dict=True).fpn_hidden_states[:3]
