@@ -15,8 +15,10 @@ from gateway.auth import Authenticator
 from gateway.calls import Calls
 from gateway.catalog import MODELS
 from gateway.database import Database
-from gateway.media.guard import Downloader
-from gateway.media.intake import Intake
+from gateway.media.addresses import AddressBook
+from gateway.media.downloader import Downloader
+from gateway.media.intake import PICTURE_BYTES_MAX, Intake
+from gateway.media.signed_links import LinkSigner
 from gateway.media.store import MediaStore, open_media_store
 from gateway.predictions.journal import Journal
 from gateway.rate_limit import RateLimiter, open_rate_limiter
@@ -41,6 +43,7 @@ class Resources:
     authenticator: Authenticator
     limiter: RateLimiter
     intake: Intake
+    links: LinkSigner
     media: MediaStore
     pool: LocalPool
     calls: Calls
@@ -63,12 +66,16 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         limiter = await open_rate_limiter(settings)
         stack.push_async_callback(limiter.aclose)
         authenticator = Authenticator(database, peppers=settings.peppers)
-        downloader = Downloader(
+        book = AddressBook(
             allow_networks=[ip_network(network) for network in settings.picture_url_networks],
             allow_ports=[int(port) for port in settings.picture_url_ports],
         )
+        downloader = Downloader(book, bytes_max=PICTURE_BYTES_MAX)
         stack.push_async_callback(downloader.aclose)
-        media = open_media_store(settings)
+        intake = Intake(downloader)
+        stack.callback(intake.close)
+        links = LinkSigner(settings.media_signing_keys)
+        media = open_media_store(settings, links)
         pool = LocalPool(settings.pool_urls)
         stack.push_async_callback(pool.aclose)
         router = Router({model.id: [Deployment("pool", pool)] for model in MODELS})
@@ -95,7 +102,8 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             database=database,
             authenticator=authenticator,
             limiter=limiter,
-            intake=Intake(downloader),
+            intake=intake,
+            links=links,
             media=media,
             pool=pool,
             calls=calls,
