@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from gateway.auth import Caller, require_admin
+from gateway.auth import Caller, Operator
 from gateway.dialect import merge_headers
 from gateway.rate_limit import Bucket, rate_limit_headers
 from gateway.resources import Resources
@@ -44,7 +44,7 @@ async def _metered_caller(request: Request, resources: ResourcesOf, caller: Call
             ),
             Bucket(
                 kind="key",
-                id=caller.key_id,
+                id=caller.lineage_id,
                 group=caller.organization_id,
                 requests_per_minute=caller.requests_per_minute or settings.requests_per_minute,
             ),
@@ -52,16 +52,16 @@ async def _metered_caller(request: Request, resources: ResourcesOf, caller: Call
     )
     merge_headers(request, rate_limit_headers(state))
     if state.retry_after_seconds is not None:
-        raise RateLimited.from_state(state)
+        raise RateLimited(state)
     return caller
 
 
 MeteredCaller = Annotated[Caller, Depends(_metered_caller)]
 
 
-async def _admin(caller: CallerOf) -> Caller:
-    require_admin(caller)
-    return caller
+async def _operator(request: Request, resources: ResourcesOf) -> Operator:
+    """Whoever holds the admin key; a customer's key never passes for one."""
+    return await resources.authenticator.authenticate_admin(request.headers.get("authorization"))
 
 
-AdminCaller = Annotated[Caller, Depends(_admin)]
+OperatorOf = Annotated[Operator, Depends(_operator)]

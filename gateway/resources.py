@@ -23,6 +23,8 @@ from gateway.media.store import MediaStore, open_media_store
 from gateway.predictions.journal import Journal
 from gateway.rate_limit import RateLimiter, open_rate_limiter
 from gateway.settings import Settings
+from gateway.tenants.key_directory import PostgresKeyDirectory
+from gateway.tenants.key_format import Peppers
 from inference.provider import Deployment
 from inference.providers.local import LocalPool
 from inference.router import Router
@@ -65,7 +67,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         stack.push_async_callback(database.aclose)
         limiter = await open_rate_limiter(settings)
         stack.push_async_callback(limiter.aclose)
-        authenticator = Authenticator(database, peppers=settings.peppers)
+        authenticator = Authenticator(PostgresKeyDirectory(database.pool), peppers=Peppers(settings.peppers))
         book = AddressBook(
             allow_networks=[ip_network(network) for network in settings.picture_url_networks],
             allow_ports=[int(port) for port in settings.picture_url_ports],

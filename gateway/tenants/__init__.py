@@ -1,0 +1,1 @@
+"""Organizations and the API keys that speak for them."""
