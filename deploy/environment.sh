@@ -58,8 +58,12 @@ make_virtual_environment() {
     "$python" -m venv .venv || fail "the virtual environment could not be made"
 }
 
+# pip's words are only of interest when it fails.
 pip_install() {
-    .venv/bin/python -m pip install --quiet --constraint deploy/constraints.txt "$@"
+    if ! .venv/bin/python -m pip install --constraint deploy/constraints.txt "$@" >.venv/pip.log 2>&1; then
+        tail -n 25 .venv/pip.log >&2
+        fail "pip could not install $*; its last lines are above, all of them in .venv/pip.log"
+    fi
 }
 
 # install NAME EXTRAS: the checkout, editable, with the extras, remembered under NAME.
@@ -74,9 +78,9 @@ install() {
     if ! is_installed "$name"; then
         make_virtual_environment
         say "Installing torch (the largest part, only when something changed) ..."
-        pip_install "$TORCH" || fail "torch could not be installed; see above"
+        pip_install "$TORCH"
         say "Installing the gateway [$extras] ..."
-        pip_install --editable ".[$extras]" || fail "the gateway could not be installed; see above"
+        pip_install --editable ".[$extras]"
         fingerprint "$name" >".venv/installed-$name"
     fi
     exec 9>&-
