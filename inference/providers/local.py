@@ -128,7 +128,7 @@ async def _call(endpoint: _Endpoint, body: bytes, deadline: float) -> SegmentRes
 async def _read(response: httpx.Response) -> bytes:
     parts: list[bytes] = []
     total = 0
-    async for part in response.aiter_raw():
+    async for part in response.aiter_bytes():
         total += len(part)
         if total > RESULT_BYTES_MAX:
             raise ProviderFailed("The SAM 3 pool's answer is too large.")

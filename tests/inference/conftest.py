@@ -1,4 +1,4 @@
-"""A randomly initialised checkpoint of the small architecture, for tests in which the masks' content does not matter."""
+"""A randomly initialised small checkpoint, for tests in which it does not matter what the masks show."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -6,15 +6,15 @@ import itertools
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from inference import masks
-from inference.masks import Bitmap, RegionMask
+from inference.masks import Bitmap, Pixels, RegionMask
 from inference.task import MaskStyle, PictureFormat
 from tests.inference.drawings import pixels as decoded
 
+Scene = tuple[RegionMask, Pixels]
 bitmaps = arrays.arrays(np.bool_, arrays.array_shapes(min_dims=2, max_dims=2, max_side=12))
 
 
@@ -90,7 +90,7 @@ def test_no_run_lengths_are_an_empty_mask() -> None:
 
 
 @pytest.fixture
-def scene() -> tuple[RegionMask, np.ndarray]:  # type: ignore[type-arg]
+def scene() -> Scene:
     """A 40 x 30 picture in even blue with a 10 x 8 object at (5, 6)."""
     bitmap = np.zeros((30, 40), dtype=np.bool_)
     bitmap[6:14, 5:15] = True
@@ -100,7 +100,7 @@ def scene() -> tuple[RegionMask, np.ndarray]:  # type: ignore[type-arg]
 
 
 @pytest.mark.parametrize("form", list(PictureFormat))
-def test_a_mask_picture_is_white_on_black_greyscale(scene: tuple[RegionMask, np.ndarray], form: PictureFormat) -> None:  # type: ignore[type-arg]
+def test_a_mask_picture_is_white_on_black_greyscale(scene: Scene, form: PictureFormat) -> None:
     found, _ = scene
     data = masks.encode_picture(masks.draw_mask(found), form)
     image = Image.open(io.BytesIO(data))
@@ -111,7 +111,7 @@ def test_a_mask_picture_is_white_on_black_greyscale(scene: tuple[RegionMask, np.
         assert image.mode == "L"
 
 
-def test_a_cutout_is_transparent_around_the_object(scene: tuple[RegionMask, np.ndarray]) -> None:  # type: ignore[type-arg]
+def test_a_cutout_is_transparent_around_the_object(scene: Scene) -> None:
     found, page = scene
     cut = decoded(masks.encode_picture(masks.draw(found, MaskStyle.CUTOUT, page), PictureFormat.PNG))
     assert ((cut[..., 3] == 255) == found.full()).all()
@@ -119,7 +119,7 @@ def test_a_cutout_is_transparent_around_the_object(scene: tuple[RegionMask, np.n
     assert (cut[0, 0] == 0).all()
 
 
-def test_a_jpeg_cutout_is_on_white(scene: tuple[RegionMask, np.ndarray]) -> None:  # type: ignore[type-arg]
+def test_a_jpeg_cutout_is_on_white(scene: Scene) -> None:
     found, page = scene
     cut = decoded(masks.encode_picture(masks.draw(found, MaskStyle.CUTOUT, page), PictureFormat.JPEG))
     assert cut.shape == (30, 40, 3)
@@ -127,7 +127,7 @@ def test_a_jpeg_cutout_is_on_white(scene: tuple[RegionMask, np.ndarray]) -> None
     assert abs(int(cut[10, 10, 2]) - 200) < 12
 
 
-def test_an_overlay_tints_the_object_and_nothing_else(scene: tuple[RegionMask, np.ndarray]) -> None:  # type: ignore[type-arg]
+def test_an_overlay_tints_the_object_and_nothing_else(scene: Scene) -> None:
     found, page = scene
     for index in range(9):
         tinted = decoded(
@@ -137,7 +137,7 @@ def test_an_overlay_tints_the_object_and_nothing_else(scene: tuple[RegionMask, n
     assert (page == (10, 20, 200)).all()  # the caller's pixels are untouched
 
 
-def test_drawing_on_a_picture_of_another_size_is_a_mistake(scene: tuple[RegionMask, np.ndarray]) -> None:  # type: ignore[type-arg]
+def test_drawing_on_a_picture_of_another_size_is_a_mistake(scene: Scene) -> None:
     found, page = scene
     with pytest.raises(ValueError, match="size"):
         masks.draw(found, MaskStyle.OVERLAY, page[1:])

@@ -1,5 +1,6 @@
 """Frames between gateway and pool: what goes in comes out, and nothing else is accepted."""
 
+import contextlib
 import json
 import struct
 
@@ -167,10 +168,9 @@ def test_a_damaged_frame_is_refused_or_read_but_never_crashes(data: st.DataObjec
     frame = bytearray(task_frame())
     place = data.draw(st.integers(0, len(frame) - 1))
     frame[place] = data.draw(st.integers(0, 255))
-    try:
-        wire.decode_task(bytes(frame[: data.draw(st.integers(0, len(frame)))]))
-    except wire.WireError:
-        pass
+    end = data.draw(st.integers(0, len(frame)))
+    with contextlib.suppress(wire.WireError):
+        wire.decode_task(bytes(frame[:end]))
 
 
 def test_kinds_are_not_mixed_up() -> None:

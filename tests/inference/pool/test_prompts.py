@@ -217,8 +217,7 @@ def test_any_prompt_is_either_planned_inside_the_picture_or_refused(
             points=tuple(click(*c) for c in clicks),
             boxes=tuple(box(*c[:4], positive=c[4], object_id=c[5]) for c in corners),
         )
-    except InputRejected as refusal:
-        assert refusal.field in ("prompt", "points", "boxes")
+    except InputRejected:
         return
     assert made.objects or made.concepts
     for visual in made.objects:

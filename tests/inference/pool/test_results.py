@@ -18,7 +18,8 @@ def blob(side: int, seed: int = 0) -> Logits:
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:side, :side]
     center_x, center_y, radius = rng.uniform(0.2, 0.8, 3) * (side, side, side / 3)
-    return (radius - np.hypot(x - center_x, y - center_y) + rng.normal(size=(side, side))).astype(np.float32)
+    logits = radius - np.hypot(x - center_x, y - center_y) + rng.normal(size=(side, side))
+    return np.asarray(logits, dtype=np.float32)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (30, 17), (48, 48), (333, 250), (1000, 41)])

@@ -1,6 +1,5 @@
 """RoIAlign against its definition, and against torchvision where that is installed."""
 
-import importlib.util
 import math
 
 import numpy as np
@@ -58,10 +57,8 @@ def test_it_is_the_average_of_bilinear_samples(size: int) -> None:
         assert np.abs(pooled[i].numpy() - expected).max() < 1e-4
 
 
-@pytest.mark.skipif(importlib.util.find_spec("torchvision") is None, reason="torchvision is not installed")
 def test_it_equals_torchvision() -> None:
-    import torchvision  # noqa: PLC0415
-
+    torchvision = pytest.importorskip("torchvision")
     features = torch.randn(1, 4, 15, 20)
     boxes = (torch.tensor(BOXES),)
     assert torch.allclose(roi_align(features, boxes, 7), torchvision.ops.roi_align(features, boxes, 7), atol=1e-4)

@@ -1,6 +1,5 @@
 """The backend answers as the plain transformers classes do, whatever it shares, batches, caches or skips."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,11 +32,11 @@ def backend(checkpoint: Checkpoint) -> Sam3Backend:
 
 
 @pytest.fixture(scope="module")
-def plain(random_checkpoint: Path, backend: Sam3Backend) -> Iterator[SimpleNamespace]:
+def plain(random_checkpoint: Path, backend: Sam3Backend) -> SimpleNamespace:
     """The same weights in unshared classes, called the way their documentation says."""
-    yield SimpleNamespace(
-        detector=Sam3Model.from_pretrained(random_checkpoint, dtype=torch.float32).eval(),
-        tracker=Sam3TrackerModel.from_pretrained(random_checkpoint, dtype=torch.float32).eval(),
+    return SimpleNamespace(
+        detector=Sam3Model.from_pretrained(random_checkpoint, dtype=torch.float32).eval().requires_grad_(False),
+        tracker=Sam3TrackerModel.from_pretrained(random_checkpoint, dtype=torch.float32).eval().requires_grad_(False),
     )
 
 
@@ -57,7 +56,6 @@ def assert_same(found: list[Candidate] | RowFailed, scores: torch.Tensor, masks:
         assert iou(candidate.logits, mask.numpy()) >= 0.99
 
 
-@torch.no_grad()
 def reference_detection(
     plain: SimpleNamespace,
     backend: Sam3Backend,
@@ -111,7 +109,6 @@ def test_only_candidates_above_the_threshold_come_back(plain: SimpleNamespace, b
     assert none == []
 
 
-@torch.no_grad()
 def reference_tracking(
     plain: SimpleNamespace, picture: NDArray[np.uint8], row: TrackerRow
 ) -> tuple[float, torch.Tensor]:
