@@ -20,8 +20,7 @@ from gateway.media.store import MediaStore
 from gateway.predictions.journal import Admission, Journal, Settlement
 from gateway.predictions.tables import Payer, PredictionStatus
 from gateway.refusals import Overloaded, ShuttingDown
-from gateway.tenants.api_keys import spend_period_start
-from gateway.tenants.errors import ModelNotAllowed
+from gateway.tenants.api_keys import Scope, spend_period_start
 from inference.router import Routed, Router
 from inference.task import PictureFormat, SegmentTask
 
@@ -105,9 +104,8 @@ class Calls:
             raise ShuttingDown("This gateway is restarting. Send the call again in a moment.")
         if len(self._in_flight) >= self._maximum_in_flight:
             raise Overloaded("This gateway has no room for another call right now.")
-        allowed = call.caller.allowed_models
-        if allowed is not None and call.model.id not in allowed:
-            raise ModelNotAllowed(f"This key may not use the model '{call.model.id}'.", param="model")
+        call.caller.require_scope(Scope.SEGMENT)
+        call.caller.require_model(call.model.id)
         carrying = asyncio.create_task(self._carry(call))
         self._in_flight.add(carrying)
         carrying.add_done_callback(self._end)
@@ -173,7 +171,7 @@ class Calls:
                     owner_id=caller.organization_id,
                     amount_micros=price_micros,
                     expires_at=now + self._hold_ttl,
-                    key_id=caller.key_id,
+                    key_id=caller.lineage_id,
                     period_start=spend_period_start(caller.spend_cap_period, now),
                     spend_cap_micros=caller.spend_cap_micros,
                 ),

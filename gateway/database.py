@@ -34,6 +34,15 @@ def sqlalchemy_url(dsn: str) -> URL:
     return make_url(dsn).set(drivername="postgresql+asyncpg")
 
 
+async def driver_connection(session: AsyncSession) -> asyncpg.Connection:
+    """The asyncpg connection beneath a session, inside its transaction: for billing's functions."""
+    connection = await session.connection()
+    raw = await connection.get_raw_connection()
+    driver = raw.driver_connection
+    assert isinstance(driver, asyncpg.Connection), "the engine speaks through asyncpg"
+    return driver
+
+
 class Database:
     """Both ways to the same database; opened by `connect`, closed by `aclose`."""
 

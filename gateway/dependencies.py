@@ -51,7 +51,7 @@ async def _metered_caller(request: Request, resources: ResourcesOf, caller: Call
         ]
     )
     merge_headers(request, rate_limit_headers(state))
-    if state.retry_after_seconds is not None:
+    if not state.allowed:
         raise RateLimited(state)
     return caller
 

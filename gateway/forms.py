@@ -42,14 +42,14 @@ def rebuild(items: Iterable[tuple[str, str | bytes]], *, json_fields: frozenset[
 
     form: dict[str, Field] = {}
     for field, values in plain.items():
-        parsed = [_parse_json(field, value) if field in json_fields else value for value in values]
-        form[field] = parsed[0] if len(parsed) == 1 else list(parsed)
-    paired: dict[str, Field] = {field: _pair(field, columns) for field, columns in rows.items()}
-    for group in (lists, objects, paired):
-        for field, value in group.items():
-            if field in form:
-                raise RequestInvalid(f"The field '{field}' was sent in two different forms.", param=field)
-            form[field] = value
+        parsed = [_parse_json(field, text) if field in json_fields else text for text in values]
+        form[field] = parsed[0] if len(parsed) == 1 else parsed
+    paired = {field: _pair(field, columns) for field, columns in rows.items()}
+    nested: list[tuple[str, Field]] = [*lists.items(), *objects.items(), *paired.items()]
+    for field, content in nested:
+        if field in form:
+            raise RequestInvalid(f"The field '{field}' was sent in two different forms.", param=field)
+        form[field] = content
     return form
 
 

@@ -7,10 +7,13 @@ from alembic import context
 from sqlalchemy import Connection, MetaData, text
 
 import billing.tables
+import gateway.database
+import gateway.predictions.tables
+import gateway.tenants.tables
 from migrations.connecting import engine_for
 
 SCHEMAS = frozenset({"billing", "gateway"})
-METADATA: list[MetaData] = [billing.tables.metadata]
+METADATA: list[MetaData] = [billing.tables.metadata, gateway.database.Base.metadata]
 """Every room's tables, for `alembic check` and autogenerate."""
 
 MIGRATION_LOCK_TIMEOUT = "5s"

@@ -18,8 +18,10 @@ class RunningProgram:
     `loop` is the event loop it runs on, for tests that look inside.
     """
 
-    def __init__(self, app: Any, *, unix_socket: Path | None = None, **options: Any) -> None:
-        self._socket = _listen(unix_socket)
+    def __init__(
+        self, app: Any, *, unix_socket: Path | None = None, listening: socket.socket | None = None, **options: Any
+    ) -> None:
+        self._socket = listening or listen(unix_socket)
         address = self._socket.getsockname()
         self.base_url = f"unix://{unix_socket}" if unix_socket else f"http://127.0.0.1:{address[1]}"
         self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, **options))
@@ -56,7 +58,8 @@ class RunningProgram:
         await serving
 
 
-def _listen(unix_socket: Path | None) -> socket.socket:
+def listen(unix_socket: Path | None = None) -> socket.socket:
+    """A listening socket on a free loopback port, or at a path."""
     if unix_socket is not None:
         listening = socket.socket(socket.AF_UNIX)
         listening.bind(str(unix_socket))

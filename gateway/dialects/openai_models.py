@@ -15,11 +15,12 @@ router = APIRouter(route_class=OpenAIRoute, tags=["models"])
 @router.get("/v1/models")
 async def list_models(caller: CallerOf) -> dict[str, Any]:
     """Every model that this key may use."""
-    return {"object": "list", "data": [_shown(model) for model in MODELS if caller.may_use(model.id)]}
+    allowed = caller.allowed_models
+    return {"object": "list", "data": [_shown(model) for model in MODELS if allowed is None or model.id in allowed]}
 
 
 @router.get("/v1/models/{name:path}")
-async def retrieve_model(name: str, caller: CallerOf) -> dict[str, Any]:
+async def retrieve_model(name: str, _caller: CallerOf) -> dict[str, Any]:
     """One model by id or alias; its slash may be sent raw or as %2F."""
     return _shown(find_model(name))
 

@@ -20,7 +20,6 @@ from gateway.predictions.tables import Payer, PredictionStatus
 BATCH_MAX = 500
 QUEUE_MAX = 10_000
 QUEUE_AGE_MAX_SECONDS = 5.0
-PARALLEL_COMMITS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +92,7 @@ class Journal:
             max_batch=BATCH_MAX,
             max_queue=QUEUE_MAX,
             max_age_seconds=QUEUE_AGE_MAX_SECONDS,
-            key=lambda record: (type(record), record.prediction_id),
+            key=lambda record: record.prediction_id,
         )
 
     async def admit(self, admission: Admission) -> Outcome | None:
