@@ -89,6 +89,11 @@ class PoolApplication:
         if self.state is PoolState.LOADING:
             self.state = PoolState.READY
 
+    def close(self, timeout_seconds: float) -> None:
+        """End the stages' threads; what is still held after `timeout_seconds` is left behind."""
+        if self._pipeline is not None:
+            self._pipeline.close(timeout_seconds)
+
     @property
     def held(self) -> int:
         """Requests admitted and not yet answered."""

@@ -48,11 +48,18 @@ def load_models(settings: PoolSettings) -> LoadedModels:
         torch.set_num_threads(settings.torch_threads)
     name = checkpoint_name(settings.checkpoint)
     backends = {name: load_backend(settings.checkpoint, device)}
-    checkpoints = dict.fromkeys(SAM_3_MODELS, name)
-    unavailable: dict[str, str] = {}
+    name_3_1 = None
     if settings.checkpoint_3_1 is not None:
         name_3_1 = f"{checkpoint_name(settings.checkpoint_3_1)} (3.1)"
         backends[name_3_1] = load_backend(settings.checkpoint_3_1, device)
+    return offer(str(device), backends, name, name_3_1)
+
+
+def offer(device: str, backends: Mapping[str, Backend], name: str, name_3_1: str | None) -> LoadedModels:
+    """Decide which models the checkpoint `name`, and for SAM 3.1 the checkpoint `name_3_1` if there is one, serve."""
+    checkpoints = dict.fromkeys(SAM_3_MODELS, name)
+    unavailable: dict[str, str] = {}
+    if name_3_1 is not None:
         checkpoints[SAM_3_1_MODEL] = name_3_1
     elif backends[name].picture_side != _FULL_PICTURE_SIDE:
         checkpoints[SAM_3_1_MODEL] = name  # the demonstration checkpoint stands in for every model
@@ -61,7 +68,7 @@ def load_models(settings: PoolSettings) -> LoadedModels:
             f"The model '{SAM_3_1_MODEL}' needs SAM 3.1 weights, and this pool has only those of SAM 3. "
             "GATEWAY_POOL_CHECKPOINT_3_1 names their folder."
         )
-    return LoadedModels(str(device), backends, checkpoints, unavailable)
+    return LoadedModels(device, backends, checkpoints, unavailable)
 
 
 def load_backend(folder: Path, device: torch.device) -> Backend:

@@ -25,6 +25,7 @@ EXIT_UNUSABLE = 78  # EX_CONFIG: starting again without a change will not help
 _PR_SET_PDEATHSIG = 1
 _PARENT_POLL_SECONDS = 1.0
 _DRAIN_POLL_SECONDS = 0.02
+_CLOSE_TIMEOUT_SECONDS = 2.0
 
 
 class _PoolServer(uvicorn.Server):
@@ -94,6 +95,7 @@ def main(settings: PoolSettings | None = None) -> int:
     server = _PoolServer(config, application, settings.drain_timeout_seconds)
     threading.Thread(target=_load, args=(settings, application, server), name="load", daemon=True).start()
     server.run()
+    application.close(_CLOSE_TIMEOUT_SECONDS)
     _log.info("stopped")
     return server.exit_code
 
