@@ -74,17 +74,29 @@ class RedisRateLimiter:
         self._restore_until = 0.0
 
     @classmethod
-    async def connect(cls, url: str, *, processes: int) -> Self:
+    async def connect(
+        cls,
+        url: str,
+        *,
+        processes: int,
+        command_timeout_seconds: float = COMMAND_TIMEOUT_SECONDS,
+        probe_interval_seconds: float = PROBE_INTERVAL_SECONDS,
+    ) -> Self:
         """Connect to redis:// or rediss://. An unreachable Redis is no error: it is used as soon as it answers."""
-        pool = BlockingConnectionPool.from_url(
+        pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
             url,
             max_connections=CONNECTIONS_MAXIMUM,
-            timeout=COMMAND_TIMEOUT_SECONDS,
+            timeout=command_timeout_seconds,
             socket_connect_timeout=PROBE_TIMEOUT_SECONDS,
-            socket_timeout=PROBE_TIMEOUT_SECONDS,
+            socket_timeout=max(PROBE_TIMEOUT_SECONDS, command_timeout_seconds),
             retry=Retry(NoBackoff(), 0),
         )
-        limiter = cls(Redis.from_pool(pool), processes=processes)
+        limiter = cls(
+            Redis.from_pool(pool),
+            processes=processes,
+            command_timeout_seconds=command_timeout_seconds,
+            probe_interval_seconds=probe_interval_seconds,
+        )
         await limiter.probe()
         return limiter
 
