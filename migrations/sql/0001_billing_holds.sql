@@ -71,7 +71,6 @@ BEGIN
                 o.position::integer AS position, o.action, o.amount, o.cap,
                 wallet.id AS wallet_id, wallet.balance_micros, wallet.held_micros, wallet.frozen,
                 hold.id AS open_id, hold.wallet_id AS hold_wallet_id, hold.amount_micros AS hold_amount,
-                hold.expires_at AS hold_expires_at,
                 released.cause, released.wallet_id AS released_wallet_id,
                 released.amount_micros AS released_amount,
                 entry.kind AS entry_kind, entry.amount_micros AS entry_amount, entry.wallet_id AS entry_wallet_id,
@@ -199,9 +198,7 @@ BEGIN
 
         ELSE -- release or expire
             amount := op.hold_amount;
-            IF op.open_id IS NOT NULL AND op.action = 'expire' AND op.hold_expires_at >= now() THEN
-                outcome := 'unexpired';
-            ELSIF op.open_id IS NOT NULL THEN
+            IF op.open_id IS NOT NULL THEN
                 outcome := CASE op.action WHEN 'expire' THEN 'expired' ELSE 'released' END;
                 helds[w] := helds[w] - op.hold_amount;
                 IF k IS NOT NULL THEN
@@ -271,6 +268,8 @@ BEGIN
 END
 $$;
 
+-- An expiry never changes, so what is due before the wallets are locked is still due after; what was captured or
+-- released meanwhile is gone by then and left alone.
 CREATE FUNCTION billing.expire_holds(p_limit integer) RETURNS SETOF uuid
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp

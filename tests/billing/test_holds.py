@@ -211,14 +211,14 @@ class TestExpiry:
         assert await own_books.kind(capture(late)) is OutcomeKind.WRITTEN_OFF
         assert await own_books.key_spend(key) == [(0, 5_000, 9_000)]
 
-    async def test_a_late_capture_counts_for_its_key(self, own_books: Books) -> None:
+    async def test_a_late_capture_counts_for_its_key_up_to_the_cap(self, own_books: Books) -> None:
         owner, key = await own_books.wallet(50_000), uuid4()
-        late = place(owner, 5_000, expires_at=an_hour_ago(), key_id=key, spend_cap_micros=9_000)
+        late = place(owner, 5_000, expires_at=an_hour_ago(), key_id=key, spend_cap_micros=5_000)
         await own_books.apply([late])
         await own_books.expire()
-        assert await own_books.key_spend(key) == [(0, 0, 9_000)]
+        assert await own_books.key_spend(key) == [(0, 0, 5_000)]
         assert await own_books.kind(capture(late)) is OutcomeKind.CAPTURED_LATE
-        assert await own_books.key_spend(key) == [(5_000, 0, 9_000)]
+        assert await own_books.key_spend(key) == [(5_000, 0, 5_000)]
 
     @pytest.mark.parametrize("limit", [0, BATCH_MAX + 1])
     async def test_the_limit_is_bounded(self, books: Books, limit: int) -> None:

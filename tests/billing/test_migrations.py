@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -71,8 +73,8 @@ async def test_books_with_money_are_not_taken_down(own_books: Books) -> None:
     assert await own_books.balance(owner) == (5_000, 5_000)
 
 
-async def test_a_plain_login_owns_working_books(caplog: pytest.LogCaptureFixture) -> None:
-    server = PostgresServer()
+async def test_a_plain_login_owns_working_books_on_an_older_server(caplog: pytest.LogCaptureFixture) -> None:
+    server = PostgresServer(version=16)
     server.start()
     try:
         await _execute(
@@ -101,3 +103,11 @@ async def test_a_plain_login_owns_working_books(caplog: pytest.LogCaptureFixture
         assert await asyncio.to_thread(application_role, late) is None
     finally:
         server.stop()
+
+
+async def test_alembics_own_command_line_works(ledger_server: PostgresServer) -> None:
+    dsn = await ledger_server.empty_database()
+    command = [sys.executable, "-m", "alembic", "-x", f"dsn={dsn}", "upgrade", "head"]
+    process = await asyncio.create_subprocess_exec(*command, cwd=Path(__file__).parents[2])
+    assert await process.wait() == 0
+    assert await asyncio.to_thread(current, dsn) is not None
