@@ -1,6 +1,6 @@
 """Real books for the billing tests. Tests share one database and keep apart by having owners of their own."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import asyncpg
@@ -9,17 +9,6 @@ import pytest
 from migrations.upgrade import APPLICATION_ROLE
 from tests.billing.books import Books
 from tests.postgres import PostgresServer
-
-
-@pytest.fixture(scope="session")
-def ledger_server() -> Iterator[PostgresServer]:
-    """A PostgreSQL for the whole run."""
-    server = PostgresServer()
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
 
 
 @asynccontextmanager
@@ -31,14 +20,14 @@ async def _open_books(server: PostgresServer) -> AsyncIterator[Books]:
 
 
 @pytest.fixture(scope="session")
-async def books(ledger_server: PostgresServer) -> AsyncIterator[Books]:
+async def books(postgres: PostgresServer) -> AsyncIterator[Books]:
     """The shared books."""
-    async with _open_books(ledger_server) as books:
+    async with _open_books(postgres) as books:
         yield books
 
 
 @pytest.fixture
-async def own_books(ledger_server: PostgresServer) -> AsyncIterator[Books]:
+async def own_books(postgres: PostgresServer) -> AsyncIterator[Books]:
     """Books of the test's own, for what looks at all of them or damages them."""
-    async with _open_books(ledger_server) as books:
+    async with _open_books(postgres) as books:
         yield books

@@ -158,9 +158,9 @@ class BooksMachine(RuleBasedStateMachine):
         )
 
 
-def test_any_order_of_operations_keeps_the_books(ledger_server: PostgresServer) -> None:
+def test_any_order_of_operations_keeps_the_books(postgres: PostgresServer) -> None:
     with asyncio.Runner() as runner:
-        dsn = runner.run(ledger_server.migrated_database())
+        dsn = runner.run(postgres.migrated_database())
         connection = runner.run(asyncpg.connect(dsn))
         machine = type("Machine", (BooksMachine,), {"runner": runner, "connection": connection})
         try:

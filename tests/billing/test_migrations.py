@@ -28,8 +28,8 @@ async def _execute(dsn: str, *statements: str) -> None:
         await connection.close()
 
 
-async def test_several_programs_may_migrate_at_once(ledger_server: PostgresServer) -> None:
-    dsn = await ledger_server.empty_database()
+async def test_several_programs_may_migrate_at_once(postgres: PostgresServer) -> None:
+    dsn = await postgres.empty_database()
     assert await asyncio.to_thread(current, dsn) is None
     with ThreadPoolExecutor(4) as threads:
         await asyncio.gather(*(asyncio.get_running_loop().run_in_executor(threads, upgrade, dsn) for _ in range(4)))
@@ -57,8 +57,8 @@ async def test_the_declared_tables_are_the_migrated_ones(books: Books) -> None:
         await engine.dispose()
 
 
-async def test_an_empty_schema_can_be_taken_down_and_put_back(ledger_server: PostgresServer) -> None:
-    dsn = await ledger_server.empty_database()
+async def test_an_empty_schema_can_be_taken_down_and_put_back(postgres: PostgresServer) -> None:
+    dsn = await postgres.empty_database()
     await asyncio.to_thread(upgrade, dsn, revision="0001")
     await asyncio.to_thread(downgrade, dsn, revision="base")
     assert await asyncio.to_thread(current, dsn) is None
@@ -105,8 +105,8 @@ async def test_a_plain_login_owns_working_books_on_an_older_server(caplog: pytes
         server.stop()
 
 
-async def test_alembics_own_command_line_works(ledger_server: PostgresServer) -> None:
-    dsn = await ledger_server.empty_database()
+async def test_alembics_own_command_line_works(postgres: PostgresServer) -> None:
+    dsn = await postgres.empty_database()
     command = [sys.executable, "-m", "alembic", "-x", f"dsn={dsn}", "upgrade", "head"]
     process = await asyncio.create_subprocess_exec(*command, cwd=Path(__file__).parents[2])
     assert await process.wait() == 0
