@@ -19,7 +19,7 @@ import structlog
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError
 
 from gateway.rate_limit.gcra import Bucket, RateLimitState, describe
 from gateway.rate_limit.local import LocalRateLimiter
@@ -33,7 +33,6 @@ BATCH_MAXIMUM = 256
 WAITING_MAXIMUM = 4_096
 CONNECTIONS_MAXIMUM = 4
 RESTORE_SECONDS = 60.0
-UNREACHABLE = (RedisError, OSError, TimeoutError)
 
 _log = structlog.get_logger(__name__)
 
@@ -125,7 +124,7 @@ class RedisRateLimiter:
             async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
                 self._script_sha = await self._redis.script_load(SCRIPT)
                 await self._evaluate([], [])
-        except UNREACHABLE as error:
+        except Exception as error:  # whatever it is, calls go on without Redis
             self._enter_degraded(error)
             return
         if self._degraded:
@@ -158,7 +157,7 @@ class RedisRateLimiter:
                 async with asyncio.timeout(self._command_timeout_seconds):
                     states = await self._ask(batch)
                 self._failures = 0
-            except UNREACHABLE as error:
+            except Exception as error:  # whatever it is, those who wait need an answer
                 self._failures += 1
                 if self._failures >= FAILURES_TO_OPEN:
                     self._enter_degraded(error)
@@ -210,7 +209,7 @@ class RedisRateLimiter:
             for bucket in buckets
         ]
 
-    def _enter_degraded(self, error: BaseException) -> None:
+    def _enter_degraded(self, error: Exception) -> None:
         self._probe_after = self._clock() + self._probe_interval_seconds
         if not self._degraded:
             self._degraded = True
@@ -219,9 +218,7 @@ class RedisRateLimiter:
     def _probe_when_due(self) -> None:
         if self._probe is None and self._clock() >= self._probe_after:
             self._probe = asyncio.create_task(self.probe())
-            self._probe.add_done_callback(self._probe_ended)
+            self._probe.add_done_callback(self._end_probe)
 
-    def _probe_ended(self, task: asyncio.Task[None]) -> None:
+    def _end_probe(self, _: asyncio.Task[None]) -> None:
         self._probe = None
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("rate_limit_probe_failed", error=type(error).__name__)

@@ -14,9 +14,6 @@ class ExpiringLru(Generic[V]):
         self._entries_maximum = entries_maximum
         self._entries: OrderedDict[bytes, tuple[float, V]] = OrderedDict()
 
-    def __len__(self) -> int:
-        return len(self._entries)
-
     def get(self, digest: bytes, now: float) -> V | None:
         """The value, unless there is none or its time is over."""
         found = self._entries.get(digest)

@@ -186,6 +186,16 @@ async def test_many_calls_at_once_share_one_query_even_if_the_first_hangs_up(fro
     assert front.directory.finds == 1
 
 
+async def test_a_flood_of_unknown_keys_waits_in_no_endless_queue(front: Front) -> None:
+    front.directory.door.clear()
+    flood = [asyncio.create_task(front.authenticate(generate(KeyKind.LIVE))) for _ in range(300)]
+    while not any(call.done() for call in flood):
+        await asyncio.sleep(0)
+    front.directory.door.set()
+    answers = [type(answer) for answer in await asyncio.gather(*flood, return_exceptions=True)]
+    assert (answers.count(KeyUnknown), answers.count(AuthUnavailable)) == (256, 44)
+
+
 async def test_a_revocation_holds_everywhere_within_ten_seconds(front: Front) -> None:
     await front.authenticate()
     await front.revoke()

