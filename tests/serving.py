@@ -1,6 +1,7 @@
 """The whole gateway on a real socket, and customers of it."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ class RunningGateway:
         self._program = program
         self._app = app
         self._dsn = dsn
+        self._clients: list[OpenAI] = []
         self.base_url = program.base_url
 
     @classmethod
@@ -68,12 +70,29 @@ class RunningGateway:
             body_timeout_seconds=configured.body_timeout_seconds,
         )
         with RunningProgram(app, listening=listening, http=protocol, lifespan="on") as program:
-            yield cls(program, app, dsn)
+            running = cls(program, app, dsn)
+            try:
+                yield running
+            finally:
+                for client in running._clients:
+                    client.close()
 
     @property
     def resources(self) -> Resources:
         resources: Resources = self._app.state.resources
         return resources
+
+    def run(self, coroutine: Any) -> Any:
+        """The coroutine's result, run on the gateway's own loop."""
+        return self._program.run(coroutine)
+
+    def wait_until_settled(self) -> None:
+        """Return once no call is under way any more."""
+        for _ in range(500):
+            if self.resources.calls.in_flight == 0:
+                return
+            time.sleep(0.02)
+        raise AssertionError("a call never ended")
 
     def customer(self, *, usd: float = 5.0, **key_settings: Any) -> Customer:
         """A new organization with `usd` of credit and a key."""
@@ -82,7 +101,9 @@ class RunningGateway:
     def openai(self, customer: Customer | str, **options: Any) -> OpenAI:
         """The stock client of this customer, or with this key; it does not repeat calls unless told to."""
         key = customer if isinstance(customer, str) else customer.key
-        return OpenAI(base_url=f"{self.base_url}/v1", api_key=key, **({"max_retries": 0} | options))
+        client = OpenAI(base_url=f"{self.base_url}/v1", api_key=key, **({"max_retries": 0} | options))
+        self._clients.append(client)
+        return client
 
     def balance(self, customer: Customer) -> Balance:
         """The customer's wallet as the database has it now."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import threading
 from dataclasses import dataclass, field
 
 from PIL import Image
@@ -14,17 +15,29 @@ from inference.errors import InferenceError, InputRejected, ProviderFailed, Prov
 from inference.task import Mask, SegmentResult, SegmentTask
 from inference.wire import MEDIA_TYPE, decode_task, encode_error, encode_result
 
+STALL_TIMEOUT_SECONDS = 30.0
+
 
 @dataclass
 class FakePool:
     """`app` is the program. `behaviour` names how the next tasks are answered; `tasks` remembers what was asked.
 
-    succeed | nothing_found | reject | fail | saturate | garbage | stall (until `go` is set)
+    succeed | nothing_found | reject | fail | saturate | garbage | stall (until `release`)
     """
 
     behaviour: str = "succeed"
     tasks: list[SegmentTask] = field(default_factory=list)
-    go: asyncio.Event = field(default_factory=asyncio.Event)
+    _go: threading.Event = field(default_factory=threading.Event)
+
+    def reset(self) -> None:
+        """Be as new."""
+        self.behaviour = "succeed"
+        self.tasks.clear()
+        self._go.clear()
+
+    def release(self) -> None:
+        """Let the tasks that stall go on; may be called from any thread."""
+        self._go.set()
 
     @property
     def app(self) -> Starlette:
@@ -46,7 +59,7 @@ class FakePool:
             case "garbage":
                 return Response(b"\x00\x01not a frame", media_type=MEDIA_TYPE)
             case "stall":
-                await self.go.wait()
+                await asyncio.to_thread(self._go.wait, STALL_TIMEOUT_SECONDS)
             case "nothing_found":
                 return _result(SegmentResult(masks=(), width=task.picture.width, height=task.picture.height))
         return _result(_one_pixel_masks(task))
