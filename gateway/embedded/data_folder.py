@@ -120,11 +120,20 @@ class DataFolder:
         lock = FolderLock(self.path / "gateway.lock")
         holder = lock.acquire({"pid": os.getpid(), "base_url": base_url})
         if holder is not None:
-            raise AlreadyRunningError(
-                f"A gateway is already running on the data folder {self.path}: "
-                f"{holder.get('base_url', 'address unknown')} (pid {holder.get('pid', 'unknown')})."
-            )
+            raise self._already_running(holder)
         return lock
+
+    def refuse_if_running(self) -> None:
+        """Raise AlreadyRunningError where `lock` would now; changes nothing."""
+        holder = running_gateway(self)
+        if holder is not None:
+            raise self._already_running(holder)
+
+    def _already_running(self, holder: dict[str, object]) -> AlreadyRunningError:
+        return AlreadyRunningError(
+            f"A gateway is already running on the data folder {self.path}: "
+            f"{holder.get('base_url', 'address unknown')} (pid {holder.get('pid', 'unknown')})."
+        )
 
     def remove_runtime(self) -> None:
         """Take away the empty runtime folder at the end; one that still holds something stays."""

@@ -16,13 +16,22 @@ def kept_secrets(path: Path) -> dict[str, str]:
     """The secrets of the file at `path` by their settings' names, made with it where it is missing.
 
     Raises:
-        EmbeddedError: the file is there but cannot be used; guessing anew would make every key invalid.
+        EmbeddedError: the file is there but cannot be used; making them anew would make every key invalid.
     """
     if not path.exists():
         made = {name: secrets.token_urlsafe(SECRET_BYTES) for name in NAMES}
         fresh = path.with_suffix(".new")
         write_private(fresh, json.dumps(made))
         fresh.replace(path)
+    found = read_secrets(path)
+    assert found is not None, "the file was there or was made"
+    return found
+
+
+def read_secrets(path: Path) -> dict[str, str] | None:
+    """The secrets of the file at `path`, None where there is none. Raises EmbeddedError for a file that is unusable."""
+    if not path.exists():
+        return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return {name: str(found[name]) for name in NAMES}

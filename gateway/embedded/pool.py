@@ -189,3 +189,8 @@ def _count_gpus() -> int:
         return int(asked.stdout)
     except (subprocess.SubprocessError, ValueError) as error:
         raise EmbeddedError("The machine's GPUs cannot be counted; name one in GATEWAY_POOL_DEVICE.") from error
+
+
+def running_pool_urls(folder: DataFolder) -> list[str]:
+    """`unix:///path.sock` of each pool that was started on this data folder and not stopped. Changes nothing."""
+    return [f"unix://{socket}" for socket in sorted(folder.runtime.glob("pool-*.sock"))]
