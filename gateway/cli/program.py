@@ -34,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CliError as error:
         return _refuse(str(error), error.exit_status)
     except typer.TyperException as error:
+        if not error.format_message():  # the help was shown instead
+            return error.exit_code
         context = getattr(error, "ctx", None)
         advice = f" See '{context.command_path} --help'." if context is not None else ""
         return _refuse(" ".join(error.format_message().split()) + advice, error.exit_code)

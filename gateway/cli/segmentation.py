@@ -15,6 +15,7 @@ from gateway.cli.errors import CliError
 from gateway.cli.output import AsJson, print_json, print_table
 
 TIMEOUT_SECONDS = 120.0
+MASK_FACTS = ("score", "box", "object_id")  # what is short enough to be read; the rest is in the files
 
 
 class Style(StrEnum):
@@ -63,7 +64,7 @@ def command(
     files = _save(found, out)
     cost, balance = answer.headers.get("x-cost-usd"), answer.headers.get("x-balance-usd")
     if as_json:
-        masks = [{name: value for name, value in datum.items() if name != "b64_json"} for datum in found]
+        masks = [{name: datum[name] for name in MASK_FACTS if name in datum} for datum in found]
         print_json({"masks": masks, "files": [str(file) for file in files], "cost_usd": cost, "balance_usd": balance})
         return
     if found:
