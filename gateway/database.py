@@ -52,15 +52,23 @@ class Database:
         self._sessions = async_sessionmaker(engine, expire_on_commit=False)
 
     @classmethod
-    async def connect(cls, dsn: str, *, pool_size: int) -> "Database":
-        """Open pools of up to `pool_size` connections each for records and for the paid path."""
+    async def connect(cls, dsn: str, *, pool_size: int, role: str | None = None) -> "Database":
+        """Open pools of up to `pool_size` connections each for records and for the paid path.
+
+        They work as `role`, which may not write the tables of the books; None works as the login itself.
+        """
+        server_settings = {"application_name": "gateway"} | ({} if role is None else {"role": role})
         engine = create_async_engine(
             sqlalchemy_url(dsn),
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=2.0,
             pool_pre_ping=True,
-            connect_args={"timeout": CONNECT_TIMEOUT_SECONDS, "command_timeout": COMMAND_TIMEOUT_SECONDS},
+            connect_args={
+                "timeout": CONNECT_TIMEOUT_SECONDS,
+                "command_timeout": COMMAND_TIMEOUT_SECONDS,
+                "server_settings": server_settings,
+            },
         )
         pool = await asyncpg.create_pool(
             dsn,
@@ -68,6 +76,7 @@ class Database:
             max_size=pool_size,
             timeout=CONNECT_TIMEOUT_SECONDS,
             command_timeout=COMMAND_TIMEOUT_SECONDS,
+            server_settings=server_settings,
         )
         return cls(engine, pool)
 

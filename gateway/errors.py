@@ -103,6 +103,7 @@ class Problem:
     code: str
     message: str
     param: str | None = None
+    task_part: str | None = None  # the part of the task at fault, for the dialect to name its parameter
     retryable: bool = False
     retry_after_seconds: float | None = None
 
@@ -117,7 +118,8 @@ def describe(error: Exception) -> Problem:
         type=meaning.type,
         code=meaning.code,
         message=_message(error) if known else "Something went wrong on our side. You were not charged.",
-        param=_param(error) if known else None,
+        param=getattr(error, "param", None) if known else None,
+        task_part=error.field if isinstance(error, inference.InputRejected) else None,
         retryable=meaning.retryable,
         retry_after_seconds=_retry_after(error, meaning),
     )
@@ -157,11 +159,6 @@ def _message(error: Exception) -> str:
             return "The wallet cannot be reached right now. Nothing was charged; send the call again."
         case _:
             return getattr(error, "message", None) or "The request was refused."
-
-
-def _param(error: Exception) -> str | None:
-    """The parameter at fault: in the dialect's own name, or as the part of the task that inference names."""
-    return error.field if isinstance(error, inference.InputRejected) else getattr(error, "param", None)
 
 
 def _retry_after(error: Exception, meaning: Meaning) -> float | None:

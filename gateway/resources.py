@@ -11,6 +11,7 @@ from typing import Any
 
 import structlog
 
+from billing.ledger import require_durable
 from gateway.auth import Authenticator
 from gateway.calls import Calls
 from gateway.catalog import MODELS
@@ -28,6 +29,7 @@ from gateway.tenants.key_format import Peppers
 from inference.provider import Deployment
 from inference.providers.local import LocalPool
 from inference.router import Router
+from migrations.upgrade import application_role
 
 log = structlog.get_logger(__name__)
 
@@ -61,9 +63,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
     assert settings.database_url is not None, "settings are completed before resources are opened"
     assert settings.key_pepper is not None, "settings are completed before resources are opened"
     async with AsyncExitStack() as stack:
-        database = await Database.connect(
-            settings.database_url.get_secret_value(), pool_size=settings.database_pool_size
-        )
+        database = await _open_database(settings, settings.database_url.get_secret_value())
         stack.push_async_callback(database.aclose)
         limiter = await open_rate_limiter(settings)
         stack.push_async_callback(limiter.aclose)
@@ -110,6 +110,20 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             pool=pool,
             calls=calls,
         )
+
+
+async def _open_database(settings: Settings, dsn: str) -> Database:
+    """The database, as the role with the fewest rights, once it is known to keep what it acknowledges."""
+    role = await asyncio.to_thread(application_role, dsn)
+    database = await Database.connect(dsn, pool_size=settings.database_pool_size, role=role)
+    if not settings.database_may_lose_data:
+        try:
+            async with database.pool.acquire() as connection:
+                await require_durable(connection)
+        except BaseException:
+            await database.aclose()
+            raise
+    return database
 
 
 async def _every(interval_seconds: float, chore: Callable[[], Coroutine[Any, Any, object]]) -> None:

@@ -27,6 +27,7 @@ class Settings(BaseSettings):
     data_dir: Path = Field(CHECKOUT / ".gateway", description="Embedded database, media, secrets and demo.json.")
 
     database_url: SecretStr | None = Field(None, description="postgresql://…; unset starts the embedded one.")
+    database_may_lose_data: bool = Field(False, description="Accept a PostgreSQL with fsync off; for tests only.")
     database_pool_size: int = Field(10, ge=1, le=200)
     redis_url: SecretStr | None = Field(None, description="redis://…; unset limits within this process.")
     media_url: str | None = Field(None, description="file:///folder; unset keeps media in the data folder.")
@@ -49,7 +50,7 @@ class Settings(BaseSettings):
     hold_ttl_seconds: float = Field(180.0, gt=0, le=86_400)
     maximum_calls_in_flight: int = Field(512, ge=1)
 
-    body_limit_bytes: int = Field(24 * 1024 * 1024, ge=1024)
+    body_limit_bytes: int = Field(32 * 1024 * 1024, ge=1024)  # a picture of 20 MiB in base64, and its prompt
     pictures_per_call_limit: int = Field(16, ge=1, le=64)
     header_timeout_seconds: float = Field(5.0, gt=0)
     body_timeout_seconds: float = Field(30.0, gt=0)

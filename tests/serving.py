@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,15 @@ from tests.postgres import PostgresServer
 from tests.running import RunningProgram, listen
 
 PEPPER = "a pepper for tests, which has more than 32 characters"
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    """Return once `happened()`; fail if it has not after twenty seconds."""
+    for _ in range(400):
+        if happened():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it never happened")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +68,7 @@ class RunningGateway:
             "port": listening.getsockname()[1],
             "data_dir": folder,
             "database_url": dsn,
+            "database_may_lose_data": True,
             "pool_urls": [pool_url],
             "key_pepper": PEPPER,
             "media_signing_key": "a signing key for tests",
@@ -85,14 +95,6 @@ class RunningGateway:
     def run(self, coroutine: Any) -> Any:
         """The coroutine's result, run on the gateway's own loop."""
         return self._program.run(coroutine)
-
-    def wait_until_settled(self) -> None:
-        """Return once no call is under way any more."""
-        for _ in range(500):
-            if self.resources.calls.in_flight == 0:
-                return
-            time.sleep(0.02)
-        raise AssertionError("a call never ended")
 
     def customer(self, *, usd: float = 5.0, **key_settings: Any) -> Customer:
         """A new organization with `usd` of credit and a key."""

@@ -27,7 +27,7 @@ def render_problem(problem: Problem) -> Response:
             "message": problem.message,
             "type": problem.type,
             "code": problem.code,
-            "param": _PARAMETERS.get(problem.param, problem.param) if problem.param else None,
+            "param": problem.param or _PARAMETERS.get(problem.task_part or "", problem.task_part),
         }
     }
     return JSONResponse(body, status_code=problem.status, headers=headers)

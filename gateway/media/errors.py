@@ -2,7 +2,7 @@
 
 MediaError
 ├── PictureTooLarge    more bytes than a picture may have
-├── PictureUnreadable  not a data URI, not base64, not an address
+├── PictureUnreadable  not a data URI, base64 or address, or not a picture of a kind and size that can be segmented
 ├── AddressBlocked     the address may not be fetched from here
 ├── DownloadFailed     the address was asked and did not give a picture
 └── LinkRefused        a result's link is not one of ours, was altered, has expired, or its file is gone
@@ -23,7 +23,7 @@ class PictureTooLarge(MediaError):
 
 
 class PictureUnreadable(MediaError):
-    """What stands for the picture is neither a data URI, nor base64, nor an http(s) address."""
+    """What was sent does not stand for a picture, or for one that cannot be segmented."""
 
 
 class AddressBlocked(MediaError):

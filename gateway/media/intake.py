@@ -30,7 +30,7 @@ class Intake:
     async def picture(self, source: str | bytes, *, param: str) -> Picture:
         """The picture behind `source`; `param` is the parameter that it came in.
 
-        Raises a MediaError or InputRejected naming `param`. Type and name that the sender claims are ignored.
+        Raises a MediaError naming `param`. Type and name that the sender claims are ignored.
         """
         try:
             data = await self._bytes(source)
@@ -40,9 +40,11 @@ class Intake:
         if len(data) > PICTURE_BYTES_MAX:
             raise PictureTooLarge(f"The picture has more than {PICTURE_BYTES_MAX // 2**20} MiB.", param=param)
         if _is_svg(data):
-            raise InputRejected("SVG drawings cannot be segmented: convert this one to PNG first.", field=param)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, lambda: inspect(data, field=param))
+            raise PictureUnreadable("SVG drawings cannot be segmented: convert this one to PNG first.", param=param)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, inspect, data)
+        except InputRejected as error:
+            raise PictureUnreadable(error.message, param=param) from None
 
     def close(self) -> None:
         """Let the threads go."""

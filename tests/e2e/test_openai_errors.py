@@ -10,7 +10,7 @@ import pytest
 from gateway.tenants.key_format import KeyKind, generate
 from tests.fakes.pool import FakePool
 from tests.pictures import data_uri, picture
-from tests.serving import RunningGateway
+from tests.serving import RunningGateway, wait_until
 
 MODEL = "meta/sam-3-image"
 
@@ -141,10 +141,11 @@ def test_client_that_hangs_up_is_charged_once_for_finished_work(gateway: Running
     customer = gateway.customer(usd=1)
     pool.behaviour = "stall"
     with pytest.raises(openai.APITimeoutError):
-        call(gateway.openai(customer, timeout=0.5))
+        call(gateway.openai(customer, timeout=2))
+    wait_until(lambda: len(pool.tasks) == 1)
     assert gateway.balance(customer).held_micros == 5_000
     pool.release()
-    gateway.wait_until_settled()
+    wait_until(lambda: gateway.resources.calls.in_flight == 0)
     balance = gateway.balance(customer)
     assert (balance.balance_micros, balance.held_micros) == (995_000, 0)
     [prediction] = gateway.predictions(customer)
