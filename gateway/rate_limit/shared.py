@@ -20,6 +20,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError
+from structlog.typing import FilteringBoundLogger
 
 from gateway.rate_limit.gcra import Bucket, RateLimitState, describe
 from gateway.rate_limit.local import LocalRateLimiter
@@ -34,7 +35,7 @@ WAITING_MAXIMUM = 4_096
 CONNECTIONS_MAXIMUM = 4
 RESTORE_SECONDS = 60.0
 
-_log = structlog.get_logger(__name__)
+_log: FilteringBoundLogger = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class RedisRateLimiter:
         command_timeout_seconds: float = COMMAND_TIMEOUT_SECONDS,
         probe_interval_seconds: float = PROBE_INTERVAL_SECONDS,
         clock_seconds: Callable[[], float] = time.monotonic,
+        log: FilteringBoundLogger = _log,
     ) -> None:
         """`processes` share the limits while Redis is out; `clock_seconds` times probes, never limits."""
         self._redis = redis
@@ -62,6 +64,7 @@ class RedisRateLimiter:
         self._command_timeout_seconds = command_timeout_seconds
         self._probe_interval_seconds = probe_interval_seconds
         self._clock = clock_seconds
+        self._log = log
         self._share = LocalRateLimiter()
         self._script_sha = ""
         self._waiting: list[_Check] = []
@@ -130,7 +133,7 @@ class RedisRateLimiter:
         if self._degraded:
             self._degraded = False
             self._restore_until = self._clock() + RESTORE_SECONDS
-            _log.info("rate_limit_redis_back")
+            self._log.info("rate_limit_redis_back")
         self._failures = 0
 
     async def aclose(self) -> None:
@@ -213,7 +216,7 @@ class RedisRateLimiter:
         self._probe_after = self._clock() + self._probe_interval_seconds
         if not self._degraded:
             self._degraded = True
-            _log.warning("rate_limit_redis_out", error=type(error).__name__, processes=self._processes)
+            self._log.warning("rate_limit_redis_out", error=type(error).__name__, processes=self._processes)
 
     def _probe_when_due(self) -> None:
         if self._probe is None and self._clock() >= self._probe_after:
