@@ -27,18 +27,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return int(_program(words[0] if words else "")(args=words, prog_name="gateway", standalone_mode=False) or 0)
-    except typer.Exit as ending:
-        return ending.exit_code
-    except (typer.Abort, KeyboardInterrupt):
-        return 130
+    except (typer.Exit, typer.Abort, KeyboardInterrupt) as ending:
+        return getattr(ending, "exit_code", 130)
     except CliError as error:
         return _refuse(str(error), error.exit_status)
     except typer.TyperException as error:
-        if not error.format_message():  # the help was shown instead
-            return error.exit_code
         context = getattr(error, "ctx", None)
         advice = f" See '{context.command_path} --help'." if context is not None else ""
-        return _refuse(" ".join(error.format_message().split()) + advice, error.exit_code)
+        message = " ".join(error.format_message().split())  # none where the help was shown instead
+        return _refuse(f"{message}{advice}" if message else "", error.exit_code)
     except BrokenPipeError:  # the reader of our output (head, less) has had enough
         with contextlib.suppress(OSError):
             sys.stdout.close()
@@ -67,5 +64,6 @@ def _unwanted() -> None:
 
 
 def _refuse(message: str, exit_status: int) -> int:
-    sys.stderr.write(f"error: {message}\n")
+    if message:
+        sys.stderr.write(f"error: {message}\n")
     return exit_status

@@ -21,7 +21,8 @@ from typing import Any
 
 # linux/prctl.h and linux/capability.h
 PR_SET_PDEATHSIG = 1
-PR_SET_KEEPCAPS = 8
+PR_SET_SECUREBITS = 28
+SECBIT_NO_SETUID_FIXUP = 1 << 2
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_RAISE = 2
 CAP_DAC_OVERRIDE = 1  # read, write, enter and run in spite of permission bits
@@ -43,7 +44,9 @@ def become(user: str, capability: int | None) -> None:
     """Change to `user` for good, keeping at most one capability, which also survives exec."""
     entry = pwd.getpwnam(user)
     if capability is not None:
-        checked(libc.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0), "keep capabilities")
+        # Else capabilities would go with the change of user, and access(2), by which initdb looks for its programs,
+        # would answer as if there were none.
+        checked(libc.prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0), "keep capabilities")
     os.setgroups([])
     os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
     os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
@@ -70,7 +73,7 @@ def succeeds(attempt: Callable[[], bool]) -> bool:
 def usable(path: str) -> bool:
     """Whether the present user may run this file, or enter and list this folder."""
     mode = os.R_OK | os.X_OK if os.path.isdir(path) else os.X_OK  # noqa: PTH112
-    return os.access(path, mode, effective_ids=True)
+    return os.access(path, mode)
 
 
 def drop_privileges(user: str, reach: list[str]) -> None:
