@@ -14,8 +14,6 @@ from inference.pool.composition import Chosen
 from inference.pool.pictures import Pixels
 from inference.task import Mask, MaskStyle, Rendering
 
-_BAND_ROWS = 64  # rows enlarged at a time: the intermediate floats stay in the processor's cache
-
 
 def result_size(width: int, height: int, rendering: Rendering) -> tuple[int, int]:
     """The (width, height) that masks and pictures come back at. Raises InputRejected("size") if that is too large."""
@@ -51,14 +49,16 @@ def enlarge(logits: Logits, width: int, height: int) -> RegionMask | None:
     stretched = logits[:, low] + (logits[:, high] - logits[:, low]) * share
     low, high, share = _neighbours(top, bottom, height, side_y)
     bitmap = np.empty((bottom - top, right - left), dtype=np.bool_)
-    for start in range(0, bottom - top, _BAND_ROWS):
-        band = slice(start, start + _BAND_ROWS)
-        upper = stretched[low[band]]
-        values = stretched[high[band]]
-        values -= upper
-        values *= share[band, None]
-        values += upper
-        np.greater(values, 0, out=bitmap[band])
+    # Rows between the same two source rows are done together. Where those two agree, so does all that lies between.
+    starts = np.flatnonzero(np.diff(low, prepend=-1))
+    for start, end in zip(starts, [*starts[1:], len(low)], strict=True):
+        upper, lower = stretched[low[start]], stretched[high[start]]
+        band = bitmap[start:end]
+        band[:] = upper > 0
+        mixed = np.flatnonzero((upper > 0) != (lower > 0))
+        if mixed.size:
+            rise = (lower - upper)[mixed]
+            band[:, mixed] = upper[mixed] + rise * share[start:end, None] > 0
     return masks.tighten(bitmap, left=left, top=top, width=width, height=height)
 
 

@@ -43,6 +43,9 @@ def load_checkpoint(folder: Path, *, device: torch.device, dtype: torch.dtype) -
     # The rest of the tracker stays in single precision: its cost is nothing beside the ViT's, and a click in half
     # precision would land up to two pixels beside itself.
     tracker.vision_encoder.neck.to(dtype)
+    # The convolutions' inputs come channels-last out of the ViT; weights in the same order save a tenth of the time.
+    for convolutional in (detector.vision_encoder.neck, tracker.vision_encoder.neck, detector.mask_decoder):
+        convolutional.to(memory_format=torch.channels_last)
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:

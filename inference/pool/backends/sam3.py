@@ -90,10 +90,13 @@ class Sam3Backend:
             # Each picture gets storage of its own: a view would keep the whole batch alive in the cache.
             return [Embedding(h.clone(), h.numel() * h.element_size()) for h in hidden]
 
-    def _pyramid(self, neck: Any, hidden: Tensor) -> list[Tensor]:
-        """The 4x, 2x and 1x levels of a neck, [B, C, side, side] each; a 0.5x level exists but nothing reads it."""
+    def _pyramid(self, neck: Any, hidden: Tensor, scales: Sequence[int]) -> list[Tensor]:
+        """Levels of a neck by scale (4, 2, 1), [B, C, scale * grid, scale * grid] each. A 0.5x level exists in SAM 3
+        and not in SAM 3.1; nothing reads it.
+        """
         spatial = hidden.view(-1, self._grid, self._grid, hidden.shape[-1]).permute(0, 3, 1, 2)
-        return [layer(spatial) for layer in neck.fpn_layers if layer.scale_factor >= 1]
+        layers = {layer.scale_factor: layer for layer in neck.fpn_layers}
+        return [layers[scale](spatial) for scale in scales]
 
     # --- detector -----------------------------------------------------------------------------------------------------
 
@@ -112,9 +115,10 @@ class Sam3Backend:
         return results
 
     def _detect(self, rows: list[DetectorRow]) -> list[list[Candidate] | RowFailed]:
-        hidden, index = _stack([row.embedding for row in rows])
-        levels = self._pyramid(self._detector.vision_encoder.neck, hidden)
-        decoded = self._decode(rows, levels[2] if index is None else levels[2][index])
+        neck = self._detector.vision_encoder.neck
+        hidden, places = _stack([row.embedding for row in rows])
+        (coarse,) = self._pyramid(neck, hidden, (1,))
+        decoded = self._decode(rows, coarse[places])
         limit = min(max(row.limit for row in rows), decoded.scores.shape[1])
         best, order = decoded.scores.topk(limit, dim=1)
         ranked = best.cpu().numpy()  # the only wait for the device before the masks
@@ -128,9 +132,13 @@ class Sam3Backend:
                 kept[i] = count
         if not kept:
             return results
-        some = torch.tensor(list(kept), device=self.device)
-        pictures = some if index is None else index[some]
-        drawn = self._draw(decoded, [level[pictures] for level in levels], some, order[some, : max(kept.values())])
+        some = list(kept)
+        # The fine levels are most of a neck's work, and only pictures with something to draw need them.
+        drawable = sorted({places[i] for i in some})
+        fine = [drawable.index(places[i]) for i in some]
+        levels = [level[fine] for level in self._pyramid(neck, hidden[drawable], (4, 2))]
+        levels.append(coarse[[places[i] for i in some]])
+        drawn = self._draw(decoded, levels, some, order[some, : max(kept.values())])
         for logits, (i, count) in zip(drawn, kept.items(), strict=True):
             if np.isnan(logits[:count]).any():
                 results[i] = RowFailed("the mask head returned NaN")
@@ -162,11 +170,13 @@ class Sam3Backend:
         scores = logits[0].squeeze(-1).float().sigmoid() * decoded.presence_logits[-1].float().sigmoid()
         return _Decoded(prompt, prompt_mask, encoded.last_hidden_state, queries[-1], scores)
 
-    def _draw(self, decoded: _Decoded, levels: list[Tensor], some: Tensor, chosen: Tensor) -> NDArray[np.float32]:
+    def _draw(self, decoded: _Decoded, levels: list[Tensor], some: list[int], chosen: Tensor) -> NDArray[np.float32]:
         """Mask logits [S, K, side, side] of the queries `chosen` [S, K] of the rows `some` [S]."""
         mask = decoded.prompt_mask
         masks: Tensor = self._detector.mask_decoder(
-            decoder_queries=decoded.queries[some[:, None], chosen],
+            decoder_queries=decoded.queries[some].gather(
+                1, chosen[..., None].expand(-1, -1, decoded.queries.shape[-1])
+            ),
             backbone_features=levels,
             encoder_hidden_states=decoded.memory[some],
             prompt_features=decoded.prompt[some],
@@ -235,11 +245,10 @@ class Sam3Backend:
             kind = (len(row.points), row.box is not None, row.mask is not None)
             kinds.setdefault(kind, []).append(i)
         with _device_call():
-            hidden, index = _stack([row.embedding for row in rows])
+            hidden, places = _stack([row.embedding for row in rows])
             levels = self._tracker_levels(hidden)
             for members in kinds.values():
-                some = torch.tensor(members, device=self.device)
-                pictures = some if index is None else index[some]
+                pictures = [places[i] for i in members]
                 group = self._track([rows[i] for i in members], [level[pictures] for level in levels])
                 for i, result in zip(members, group, strict=True):
                     results[i] = result
@@ -251,7 +260,7 @@ class Sam3Backend:
         The no-memory embedding belongs on the coarsest of them, as in Meta's code; `Sam3TrackerModel` of transformers
         5.23 adds it to a fourth level that nothing reads.
         """
-        levels = self._pyramid(self._tracker.vision_encoder.neck, hidden)
+        levels = self._pyramid(self._tracker.vision_encoder.neck, hidden, (4, 2, 1))
         fine, middle, coarse = (level.float() for level in levels)
         decoder = self._tracker.mask_decoder
         memory = self._tracker.no_memory_embedding.view(1, -1, 1, 1)
@@ -293,14 +302,11 @@ class Sam3Backend:
         return results
 
 
-def _stack(embeddings: list[Embedding]) -> tuple[Tensor, Tensor | None]:
-    """The distinct embeddings as [U, ...] and which of them each row uses, None if row i uses embedding i."""
-    distinct = list({id(e): e for e in embeddings}.values())
-    hidden = torch.stack([e.features for e in distinct])
-    if len(distinct) == len(embeddings):
-        return hidden, None
-    places = {id(e): place for place, e in enumerate(distinct)}
-    return hidden, torch.tensor([places[id(e)] for e in embeddings], device=hidden.device)
+def _stack(embeddings: list[Embedding]) -> tuple[Tensor, list[int]]:
+    """The distinct embeddings as [U, ...], and which of them each row uses."""
+    distinct = {id(e): e for e in embeddings}
+    order = {key: place for place, key in enumerate(distinct)}
+    return torch.stack([e.features for e in distinct.values()]), [order[id(e)] for e in embeddings]
 
 
 @contextmanager
