@@ -6,18 +6,26 @@ transformers 5.23; see the room's README.
 
 from typing import Any
 
-from transformers import Sam3Config, Sam3TrackerConfig, Sam3VideoConfig
+from transformers import CLIPTokenizer, Sam3Config, Sam3TrackerConfig, Sam3VideoConfig
 
-IMAGE_SIZE = 96
 PATCH_SIZE = 8
-GRID_SIZE = IMAGE_SIZE // PATCH_SIZE
-MASK_SIZE = 4 * GRID_SIZE
 WIDTH = 64
 QUERY_GRID = 7
 TEXT_LENGTH = 32
 
 
-def _vision() -> dict[str, Any]:
+def grid_size(image_size: int) -> int:
+    """Tokens along one side of a picture."""
+    return image_size // PATCH_SIZE
+
+
+def mask_size(image_size: int) -> int:
+    """Pixels along one side of a mask."""
+    return 4 * grid_size(image_size)
+
+
+def _vision(image_size: int) -> dict[str, Any]:
+    grid = grid_size(image_size)
     return {
         "model_type": "sam3_vision_model",
         "backbone_config": {
@@ -26,19 +34,15 @@ def _vision() -> dict[str, Any]:
             "intermediate_size": 384,
             "num_hidden_layers": 4,
             "num_attention_heads": 4,
-            "image_size": IMAGE_SIZE,
+            "image_size": image_size,
             "patch_size": PATCH_SIZE,
-            "pretrain_image_size": IMAGE_SIZE,
-            "window_size": GRID_SIZE // 2,
+            "pretrain_image_size": image_size,
+            "window_size": grid // 2,
             "global_attn_indexes": [1, 3],
         },
         "fpn_hidden_size": WIDTH,
         "scale_factors": [4.0, 2.0, 1.0, 0.5],
-        "backbone_feature_sizes": [
-            [MASK_SIZE, MASK_SIZE],
-            [MASK_SIZE // 2, MASK_SIZE // 2],
-            [GRID_SIZE, GRID_SIZE],
-        ],
+        "backbone_feature_sizes": [[4 * grid, 4 * grid], [2 * grid, 2 * grid], [grid, grid]],
     }
 
 
@@ -52,13 +56,14 @@ def _transformer(layers: int) -> dict[str, Any]:
     }
 
 
-def detector_configuration(vocabulary_size: int, begin_id: int, end_id: int) -> Sam3Config:
-    """The detector's configuration for a tokenizer of `vocabulary_size` entries with the given special ids."""
+def detector_configuration(image_size: int, tokenizer: CLIPTokenizer) -> Sam3Config:
+    """The detector's configuration for square pictures of `image_size` and the words of `tokenizer`."""
+    begin_id, end_id = int(tokenizer.bos_token_id), int(tokenizer.eos_token_id)
     return Sam3Config(
-        vision_config=_vision(),
+        vision_config=_vision(image_size),
         text_config={
             "model_type": "clip_text_model",
-            "vocab_size": vocabulary_size,
+            "vocab_size": len(tokenizer),
             "hidden_size": WIDTH,
             "intermediate_size": 2 * WIDTH,
             "projection_dim": WIDTH,
@@ -77,12 +82,12 @@ def detector_configuration(vocabulary_size: int, begin_id: int, end_id: int) -> 
     )
 
 
-def _tracker_parts() -> dict[str, Any]:
+def _tracker_parts(image_size: int) -> dict[str, Any]:
     return {
-        "vision_config": _vision(),
+        "vision_config": _vision(image_size),
         "prompt_encoder_config": {
             "hidden_size": WIDTH,
-            "image_size": IMAGE_SIZE,
+            "image_size": image_size,
             "patch_size": PATCH_SIZE,
             "mask_input_channels": 16,
         },
@@ -95,16 +100,17 @@ def _tracker_parts() -> dict[str, Any]:
     }
 
 
-def tracker_configuration() -> Sam3TrackerConfig:
+def tracker_configuration(image_size: int) -> Sam3TrackerConfig:
     """The click-and-box tracker's configuration; its vision part equals the detector's."""
-    return Sam3TrackerConfig(**_tracker_parts())
+    return Sam3TrackerConfig(**_tracker_parts(image_size))
 
 
 def checkpoint_configuration(detector: Sam3Config) -> Sam3VideoConfig:
     """The configuration written beside the weights: type `sam3_video`, as in the folder of facebook/sam3."""
+    image_size = int(detector.image_size)
     return Sam3VideoConfig(
         detector_config=detector.to_dict(),
-        tracker_config={"model_type": "sam3_tracker_video", "image_size": IMAGE_SIZE, **_tracker_parts()},
-        low_res_mask_size=MASK_SIZE,
+        tracker_config={"model_type": "sam3_tracker_video", "image_size": image_size, **_tracker_parts(image_size)},
+        low_res_mask_size=mask_size(image_size),
         architectures=["Sam3VideoModel"],
     )

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from inference.pool.tiny.configuration import GRID_SIZE
 from inference.pool.tiny.examples import Example
 from inference.pool.tiny.forward import Answers, Rows, answer, masks_of, rows_of
 from inference.pool.tiny.losses.dense import TokenTargets
@@ -117,7 +116,7 @@ class DetectorStage:
         union = np.stack(
             [example.masks[prompt.targets].sum(axis=0, dtype=np.float32).clip(0, 255) for example, prompt in flat]
         )
-        target = functional.adaptive_avg_pool2d(torch.from_numpy(union).to(neck.device) / 255.0, (GRID_SIZE, GRID_SIZE))
+        target = functional.adaptive_avg_pool2d(torch.from_numpy(union).to(neck.device) / 255.0, neck.shape[-2:])
         named = torch.tensor([prompt.named for _, prompt in flat], device=neck.device)
         tokens = neck.flatten(2).transpose(1, 2)[rows.image_index]
         by_memory, by_alignment = self._models.concept_heads(

@@ -15,7 +15,6 @@ from scipy.optimize import linear_sum_assignment
 from inference.pool.backends import roi_align
 from inference.pool.backends.checkpoint import load_checkpoint
 from inference.pool.tiny import drawing, scenes
-from inference.pool.tiny.configuration import MASK_SIZE
 from inference.pool.tiny.examples import source_size
 from inference.pool.tiny.segmentation import Found, Picture
 from inference.pool.tiny.tracker_stage import rough
@@ -167,7 +166,9 @@ def _object_answers(scene: HeldOut, picture: Picture) -> list[tuple[str, NDArray
         answers.append(("click", picture.click(float(xs[at]), float(ys[at]))[None], mask[None]))
         x0, y0, x1, y1 = (box * [width, height, width, height]).tolist()
         answers.append(("box", picture.boxed(x0, y0, x1, y1)[None], mask[None]))
-        small = cv2.resize(mask.astype(np.uint8) * 255, (MASK_SIZE, MASK_SIZE), interpolation=cv2.INTER_AREA)
+        small = cv2.resize(
+            mask.astype(np.uint8) * 255, (picture.mask_side, picture.mask_side), interpolation=cv2.INTER_AREA
+        )
         answers.append(("rough mask", picture.masked(rough(small, scene.rng))[None], mask[None]))
     for place in chosen[:1]:
         box, name = scene.boxes[place], scene.names[place]

@@ -10,10 +10,10 @@ from torch.nn import functional
 
 from inference.pool.squash import squash
 from inference.pool.tiny import drawing, scenes
-from inference.pool.tiny.configuration import IMAGE_SIZE, MASK_SIZE
+from inference.pool.tiny.configuration import mask_size
 from inference.pool.tiny.vocabulary import COLOUR_NAMES, SHAPE_NAMES
 
-_SOURCE_SIDES = (112, 288)
+_SOURCE_SIDES = (120, 320)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,8 @@ def source_size(scene: scenes.Scene, side: float) -> tuple[int, int]:
     return max(16, round(side * scene.size[0])), max(16, round(side * scene.size[1]))
 
 
-def make(seed: int) -> Example:
-    """The example of a seed, drawn at a random size and squashed like a customer's picture."""
+def make(seed: int, image_size: int) -> Example:
+    """The example of a seed at a random size, squashed to `image_size` like a picture to be served."""
     scene = scenes.sample(seed)
     rng = np.random.default_rng((seed, 1))
     side = math.exp(rng.uniform(math.log(_SOURCE_SIDES[0]), math.log(_SOURCE_SIDES[1])))
@@ -52,19 +52,19 @@ def make(seed: int) -> Example:
     kept = [index for index, box in enumerate(boxes) if box is not None]
     corners = np.array([boxes[index] for index in kept], dtype=np.float32).reshape(-1, 4)
     return Example(
-        pixels=squash(image, IMAGE_SIZE).transpose(2, 0, 1),
-        masks=_shrink(coverages[kept]),
+        pixels=squash(image, image_size).transpose(2, 0, 1),
+        masks=_shrink(coverages[kept], mask_size(image_size)),
         boxes=np.concatenate([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], axis=1),
         colours=np.array([COLOUR_NAMES.index(scene.objects[index].colour) for index in kept], dtype=np.int64),
         shapes=np.array([SHAPE_NAMES.index(scene.objects[index].shape) for index in kept], dtype=np.int64),
     )
 
 
-def _shrink(coverages: NDArray[np.float32]) -> NDArray[np.uint8]:
+def _shrink(coverages: NDArray[np.float32], side: int) -> NDArray[np.uint8]:
     if len(coverages) == 0:
-        return np.zeros((0, MASK_SIZE, MASK_SIZE), dtype=np.uint8)
+        return np.zeros((0, side, side), dtype=np.uint8)
     # Exact area averages: the target's half-way line then lies where the object's edge lies.
-    small = functional.adaptive_avg_pool2d(torch.from_numpy(coverages), (MASK_SIZE, MASK_SIZE))
+    small = functional.adaptive_avg_pool2d(torch.from_numpy(coverages), (side, side))
     masks: NDArray[np.uint8] = (small * 255.0 + 0.5).to(torch.uint8).numpy()
     return masks
 
@@ -87,8 +87,9 @@ def turned(example: Example, rng: np.random.Generator) -> Example:
 class ReplayStore:
     """At most `capacity` examples; each step replaces a few, so that every scene is seen a bounded number of times."""
 
-    def __init__(self, capacity: int, first_seed: int) -> None:
+    def __init__(self, capacity: int, first_seed: int, image_size: int) -> None:
         """Start empty; the scenes' seeds count up from first_seed."""
+        self.image_size = image_size
         self._capacity = capacity
         self._first_seed = first_seed
         self.next_seed = first_seed
@@ -106,7 +107,7 @@ class ReplayStore:
     def fill(self, next_seed: int) -> None:
         """Make the examples of all seeds below `next_seed` that have not been made yet."""
         while self.next_seed < next_seed:
-            example = make(self.next_seed)
+            example = make(self.next_seed, self.image_size)
             slot = (self.next_seed - self._first_seed) % self._capacity
             self.next_seed += 1
             if len(self._examples) < self._capacity:

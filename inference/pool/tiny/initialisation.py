@@ -22,11 +22,9 @@ _NECK_NORM = 6.0
 _OUTSIDE_PENALTY = 4.0
 
 
-def build_detector(tokenizer: CLIPTokenizer) -> Sam3Model:
+def build_detector(image_size: int, tokenizer: CLIPTokenizer) -> Sam3Model:
     """A detector with first weights from torch's current random state, in training mode."""
-    detector = Sam3Model(
-        detector_configuration(len(tokenizer), int(tokenizer.bos_token_id), int(tokenizer.eos_token_id))
-    )
+    detector = Sam3Model(detector_configuration(image_size, tokenizer))
     _scale(detector)
     embeddings = detector.text_encoder.text_model.embeddings
     nn.init.normal_(embeddings.token_embedding.weight, std=1.0)
@@ -38,7 +36,7 @@ def build_detector(tokenizer: CLIPTokenizer) -> Sam3Model:
 
 def build_tracker(detector: Sam3Model) -> Sam3TrackerModel:
     """A tracker with first weights that shares the detector's vision backbone, in training mode."""
-    tracker = Sam3TrackerModel(tracker_configuration())
+    tracker = Sam3TrackerModel(tracker_configuration(int(detector.config.image_size)))
     _scale(tracker)
     tracker.vision_encoder.backbone = detector.vision_encoder.backbone
     encoder = tracker.prompt_encoder

@@ -6,9 +6,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 from transformers import CLIPTokenizer, Sam3Model, Sam3TrackerModel
 
 from inference.pool.tiny import initialisation
+from inference.pool.tiny.configuration import grid_size
 from inference.pool.tiny.losses.dense import ConceptHeads, TokenHead
 
 
@@ -29,6 +31,11 @@ class Models:
         backbone: nn.Module = self.detector.vision_encoder.backbone
         return backbone
 
+    @property
+    def image_size(self) -> int:
+        """Side of the square pictures that the models take."""
+        return int(self.detector.config.image_size)
+
     def state_dict(self) -> dict[str, Any]:
         """All weights. The backbone is in it twice, under the detector and the tracker, with equal values."""
         return {name: getattr(self, name).state_dict() for name in _PARTS}
@@ -42,16 +49,30 @@ class Models:
 _PARTS = ("detector", "tracker", "token_head", "concept_heads")
 
 
-def build(seed: int, words: CLIPTokenizer, device: torch.device) -> Models:
+def build(seed: int, image_size: int, words: CLIPTokenizer, device: torch.device) -> Models:
     """Models with first weights; the same seed gives the same weights."""
     torch.manual_seed(seed)
-    detector = initialisation.build_detector(words)
+    detector = initialisation.build_detector(image_size, words)
     tracker = initialisation.build_tracker(detector)
     token_head = TokenHead(detector.config.vision_config.backbone_config.hidden_size)
     parts = [detector, tracker, token_head, ConceptHeads()]
     for part in parts:
         part.to(device)
     return Models(words, detector, tracker, token_head, parts[3], device)
+
+
+def enlarged(models: Models, image_size: int) -> Models:
+    """The same weights for larger pictures: only the backbone's position embeddings depend on the size."""
+    larger = build(0, image_size, models.tokenizer, models.device)
+    state = models.state_dict()
+    side = grid_size(models.image_size)
+    for part in ("detector", "tracker"):
+        name = "vision_encoder.backbone.embeddings.position_embeddings"
+        table = state[part][name].transpose(1, 2).unflatten(2, (side, side))
+        grid = (grid_size(image_size),) * 2
+        state[part][name] = functional.interpolate(table, grid, mode="bicubic").flatten(2).transpose(1, 2)
+    larger.load_state_dict(state)
+    return larger
 
 
 def write_atomically(state: dict[str, Any], path: Path) -> None:

@@ -8,12 +8,15 @@ PhaseKind = Literal["tokens", "detector", "tracker"]
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One cosine of the learning rate. The factors scale the backbone's and the text tower's rate; 0 freezes.
+    """One cosine of the learning rate. image_size may grow from phase to phase.
+
+    The factors scale the backbone's and the text tower's rate; 0 freezes.
 
     rescale_neck: bring the untrained tracker's features to the size of its positional encoding first.
     """
 
     kind: PhaseKind
+    image_size: int
     steps: int
     peak: float
     vision_factor: float = 0.0
@@ -22,8 +25,10 @@ class Phase:
 
 
 SCHEDULE: tuple[Phase, ...] = (
-    Phase("tokens", 1500, 1.6e-3, vision_factor=1.0),
-    Phase("tokens", 1500, 1.6e-3, vision_factor=1.0),
-    Phase("detector", 1800, 1.6e-3, vision_factor=0.6, text_factor=0.1),
-    Phase("tracker", 1400, 1.6e-3, rescale_neck=True),
+    Phase("tokens", 96, 1500, 1.6e-3, vision_factor=1.0),
+    Phase("tokens", 96, 1500, 1.6e-3, vision_factor=1.0),
+    Phase("detector", 96, 1800, 1.6e-3, vision_factor=0.6, text_factor=0.1),
+    Phase("tracker", 96, 1400, 1.6e-3, rescale_neck=True),
+    Phase("detector", 128, 1200, 1.2e-3, vision_factor=0.5, text_factor=0.15),
+    Phase("tracker", 128, 900, 1.2e-3),
 )

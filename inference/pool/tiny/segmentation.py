@@ -12,8 +12,9 @@ from torch.nn import functional
 
 from inference.pool.backends.checkpoint import Checkpoint
 from inference.pool.squash import squash
-from inference.pool.tiny.configuration import GRID_SIZE, IMAGE_SIZE, TEXT_LENGTH
+from inference.pool.tiny.configuration import TEXT_LENGTH, mask_size
 from inference.pool.tiny.examples import to_model
+from inference.pool.tiny.stages import as_picture
 from inference.pool.tiny.tracker_stage import image_embeddings
 
 SCORE_THRESHOLD = 0.5
@@ -34,13 +35,13 @@ class Picture:
         """Encode RGB [H, W, 3]."""
         self._detector, self._tracker, self._tokenizer = models.detector, models.tracker, models.tokenizer
         self._height, self._width = image.shape[:2]
+        self._side = int(models.detector.config.image_size)
+        self.mask_side = mask_size(self._side)
         with torch.inference_mode():
-            pixels = to_model(torch.from_numpy(squash(image, IMAGE_SIZE)).permute(2, 0, 1))[None]
+            pixels = to_model(torch.from_numpy(squash(image, self._side)).permute(2, 0, 1))[None]
             self._vision = self._detector.get_vision_features(pixels)
             tokens = self._vision.last_hidden_state
-            self._embeddings = image_embeddings(
-                self._tracker, tokens.transpose(1, 2).unflatten(2, (GRID_SIZE, GRID_SIZE))
-            )
+            self._embeddings = image_embeddings(self._tracker, as_picture(tokens))
 
     def texts(self, phrases: Sequence[str]) -> list[Found]:
         """All instances of each phrase."""
@@ -61,14 +62,14 @@ class Picture:
 
     def click(self, x: float, y: float) -> NDArray[np.bool_]:
         """The object under a click in pixels, [H, W]."""
-        point = torch.tensor([[[[x * IMAGE_SIZE / self._width, y * IMAGE_SIZE / self._height]]]])
+        point = torch.tensor([[[[x * self._side / self._width, y * self._side / self._height]]]])
         return self._tracked(
             input_points=point, input_labels=torch.ones(1, 1, 1, dtype=torch.long), multimask_output=True
         )
 
     def boxed(self, x0: float, y0: float, x1: float, y1: float) -> NDArray[np.bool_]:
         """The object in a box given in pixels, [H, W]."""
-        box = torch.tensor([[[x0 / self._width, y0 / self._height, x1 / self._width, y1 / self._height]]]) * IMAGE_SIZE
+        box = torch.tensor([[[x0 / self._width, y0 / self._height, x1 / self._width, y1 / self._height]]]) * self._side
         return self._tracked(input_boxes=box, multimask_output=False)
 
     def masked(self, logits: NDArray[np.float32]) -> NDArray[np.bool_]:

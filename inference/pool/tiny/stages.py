@@ -1,5 +1,6 @@
 """What one training step does in each kind of phase."""
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -7,7 +8,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from inference.pool.tiny.configuration import GRID_SIZE
 from inference.pool.tiny.examples import Example, to_model
 from inference.pool.tiny.losses.dense import TokenTargets
 from inference.pool.tiny.models import Models
@@ -43,7 +43,13 @@ def backbone_map(models: Models, pixels: torch.Tensor, *, trained: bool) -> torc
     """The shared backbone's output as a picture [batch, C, grid, grid]; without gradients unless it is trained."""
     with torch.set_grad_enabled(trained):
         tokens = models.backbone(pixels).last_hidden_state
-    return tokens.transpose(1, 2).unflatten(2, (GRID_SIZE, GRID_SIZE))
+    return as_picture(tokens)
+
+
+def as_picture(tokens: torch.Tensor) -> torch.Tensor:
+    """Tokens [batch, grid², C] to [batch, C, grid, grid]."""
+    grid = math.isqrt(tokens.shape[1])
+    return tokens.transpose(1, 2).unflatten(2, (grid, grid))
 
 
 class TokenStage:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch.nn import functional
 from transformers import Sam3TrackerModel
 
-from inference.pool.tiny.configuration import IMAGE_SIZE, MASK_SIZE
 from inference.pool.tiny.examples import Example
 from inference.pool.tiny.initialisation import rescale_tracker_neck
 from inference.pool.tiny.losses.masks import balanced, dice, mask_iou
@@ -24,7 +23,7 @@ _OBJECTS_PER_KIND = 4
 _KINDS = ("point", "box", "points", "mask")
 _KIND_PARTS = (0.5, 0.3, 0.12, 0.08)
 _BACKGROUND_PART = 0.06
-_PIXEL = IMAGE_SIZE / MASK_SIZE
+_PIXEL = 2.0  # of the model per mask pixel
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +148,7 @@ def ask(example: Example, image: int, kind: str, rng: np.random.Generator) -> As
         if everything.min() == 0:
             points, target = _outside_point(everything, rng), np.zeros_like(target)
     box = jittered(rng, example.boxes[chosen]) if rng.random() < 0.7 else example.boxes[chosen]
-    corners = np.concatenate([box[:2] - box[2:] / 2, box[:2] + box[2:] / 2]) * IMAGE_SIZE
+    corners = np.concatenate([box[:2] - box[2:] / 2, box[:2] + box[2:] / 2]) * example.pixels.shape[-1]
     return Asked(image, target, points, labels, corners.astype(np.float32), rough(target, rng))
 
 

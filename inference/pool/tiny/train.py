@@ -20,7 +20,7 @@ from inference.pool.backends import roi_align
 from inference.pool.tiny import export, tokenizer
 from inference.pool.tiny.detector_stage import DetectorStage
 from inference.pool.tiny.examples import ReplayStore
-from inference.pool.tiny.models import Models, build, write_atomically
+from inference.pool.tiny.models import Models, build, enlarged, write_atomically
 from inference.pool.tiny.optimisation import Average, Optimiser
 from inference.pool.tiny.schedule import SCHEDULE, Phase
 from inference.pool.tiny.stages import Stage, TokenStage
@@ -47,7 +47,6 @@ class Run:
         """Build the models and, where the folder holds a state, continue from it."""
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._seed = folder, seed
-        self.models = build(seed, self._tokenizer(), device)
         self.phase_index, self.step, self._seconds = 0, 0, 0.0
         self._rng = np.random.default_rng(seed)
         self._resumed: dict[str, Any] | None = None
@@ -55,15 +54,17 @@ class Run:
         state_path = folder / "state.pt"
         if state_path.exists():
             state = torch.load(state_path, map_location=device, weights_only=False)
+            self.models = build(seed, state["image_size"], self._tokenizer(), device)
             self.models.load_state_dict(state["models"])
             self.phase_index, self.step, self._seconds = state["phase_index"], state["step"], state["seconds"]
             self._rng.bit_generator.state = state["rng"]
             self._resumed = state
             next_seed = state["next_seed"]
-            self._store = ReplayStore(_STORE_CAPACITY, max(first, next_seed - _STORE_CAPACITY))
+            self._store = ReplayStore(_STORE_CAPACITY, max(first, next_seed - _STORE_CAPACITY), self.models.image_size)
             self._store.fill(next_seed)
         else:
-            self._store = ReplayStore(_STORE_CAPACITY, first)
+            self.models = build(seed, SCHEDULE[0].image_size, self._tokenizer(), device)
+            self._store = ReplayStore(_STORE_CAPACITY, first, self.models.image_size)
 
     def _tokenizer(self) -> CLIPTokenizer:
         """The run's own tokenizer: later changes of the vocabulary must not change the meaning of trained tokens."""
@@ -83,6 +84,8 @@ class Run:
 
     def _run_phase(self, phase: Phase) -> None:
         """One cosine; at its end the averaged weights replace the last ones."""
+        if phase.image_size != self.models.image_size:
+            self._enlarge(phase.image_size)
         stage = stage_of(phase, self.models)
         groups = stage.parameter_groups()
         optimiser = Optimiser(groups, phase.peak, phase.steps)
@@ -114,6 +117,13 @@ class Run:
                 saved = now
         average.store()
 
+    def _enlarge(self, image_size: int) -> None:
+        """Go on with larger pictures, and as many of them as before."""
+        self.models = enlarged(self.models, image_size)
+        next_seed = self._store.next_seed
+        self._store = ReplayStore(_STORE_CAPACITY, next_seed - len(self._store), image_size)
+        self._store.fill(next_seed)
+
     def _report(self, phase: Phase, rate: float, figures: dict[str, list[float]]) -> None:
         means = {name: round(float(np.mean(values)), 4) for name, values in figures.items()}
         line = {
@@ -133,6 +143,7 @@ class Run:
     def _save(self, optimiser: Optimiser | None, average: Average | None) -> None:
         state = {
             "models": self.models.state_dict(),
+            "image_size": self.models.image_size,
             "phase_index": self.phase_index,
             "step": self.step,
             "seconds": self._seconds,

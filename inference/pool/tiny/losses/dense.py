@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from inference.pool.tiny.configuration import GRID_SIZE, WIDTH
+from inference.pool.tiny.configuration import WIDTH
 from inference.pool.tiny.examples import Example
 from inference.pool.tiny.losses.masks import balanced
 from inference.pool.tiny.vocabulary import COLOUR_NAMES, SHAPE_NAMES
@@ -36,8 +36,9 @@ class TokenTargets:
 def _token_targets(
     example: Example,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-    tokens = GRID_SIZE * GRID_SIZE
-    cells = example.masks.reshape(-1, GRID_SIZE, _CELL, GRID_SIZE, _CELL).transpose(0, 1, 3, 2, 4)
+    grid = example.masks.shape[-1] // _CELL
+    tokens = grid * grid
+    cells = example.masks.reshape(-1, grid, _CELL, grid, _CELL).transpose(0, 1, 3, 2, 4)
     fine = cells.reshape(-1, tokens, _CELL * _CELL).astype(np.float32) / 255.0
     shapes = np.full(tokens, len(SHAPE_NAMES), dtype=np.int64)
     colours = np.full(tokens, len(COLOUR_NAMES), dtype=np.int64)
@@ -49,7 +50,7 @@ def _token_targets(
     owned = cover[owner, np.arange(tokens)] > 0.1
     shapes[owned] = example.shapes[owner[owned]]
     colours[owned] = example.colours[owner[owned]]
-    centres = (np.stack(np.meshgrid(np.arange(GRID_SIZE), np.arange(GRID_SIZE)), -1).reshape(-1, 2) + 0.5) / GRID_SIZE
+    centres = (np.stack(np.meshgrid(np.arange(grid), np.arange(grid)), -1).reshape(-1, 2) + 0.5) / grid
     chosen = example.boxes[owner[owned]]
     boxes[owned] = np.concatenate([chosen[:, :2] - centres[owned].astype(np.float32), chosen[:, 2:]], axis=1)
     return shapes, colours, boxes, np.minimum(fine.sum(axis=0), 1.0)

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from inference.pool.tiny import drawing, examples, prompts, scenes, tokenizer
-from inference.pool.tiny.configuration import IMAGE_SIZE, MASK_SIZE, TEXT_LENGTH
+from inference.pool.tiny.configuration import TEXT_LENGTH, mask_size
 from inference.pool.tiny.vocabulary import COLOUR_NAMES, SHAPE_NAMES, phrase_for, unknown_phrase
 
+SIDE = 96
 PAGE = scenes.Background("page", ((250, 250, 250), (250, 250, 250)), 0.0, 0)
 
 
@@ -45,11 +46,11 @@ def test_what_does_not_fit_is_refused() -> None:
 def test_turning_an_example_moves_boxes_with_their_masks() -> None:
     rng = np.random.default_rng(0)
     for seed in range(20):
-        example = examples.turned(examples.make(seed), rng)
-        assert example.pixels.shape == (3, IMAGE_SIZE, IMAGE_SIZE)
+        example = examples.turned(examples.make(seed, SIDE), rng)
+        assert example.pixels.shape == (3, SIDE, SIDE)
         for mask, box in zip(example.masks, example.boxes, strict=True):
             ys, xs = np.nonzero(mask > 127)
-            low, high = (box[:2] - box[2:] / 2) * MASK_SIZE, (box[:2] + box[2:] / 2) * MASK_SIZE
+            low, high = (box[:2] - box[2:] / 2) * mask_size(SIDE), (box[:2] + box[2:] / 2) * mask_size(SIDE)
             assert np.allclose([xs.min(), ys.min()], low, atol=1.6)
             assert np.allclose([xs.max() + 1, ys.max() + 1], high, atol=1.6)
 
@@ -57,7 +58,7 @@ def test_turning_an_example_moves_boxes_with_their_masks() -> None:
 def test_prompts_mean_the_objects_that_they_name() -> None:
     rng = np.random.default_rng(0)
     for seed in range(30):
-        example = examples.make(seed)
+        example = examples.make(seed, SIDE)
         for prompt in prompts.prompts_for(example, rng, 6):
             colours = [COLOUR_NAMES[int(example.colours[index])] for index in prompt.targets]
             shapes = [SHAPE_NAMES[int(example.shapes[index])] for index in prompt.targets]
@@ -80,7 +81,7 @@ def test_every_phrase_and_any_text_fits_the_tokenizer() -> None:
 
 
 def test_the_store_keeps_its_bound() -> None:
-    store = examples.ReplayStore(80, 0)
+    store = examples.ReplayStore(80, 0, SIDE)
     drawn = store.draw(np.random.default_rng(0), 4, 8)
     store.fill(200)
     assert len(drawn) == 4

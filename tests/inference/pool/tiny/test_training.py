@@ -13,10 +13,10 @@ from inference.pool.tiny.train import Run
 
 CPU = torch.device("cpu")
 PHASES = (
-    Phase("tokens", 2, 1e-3, vision_factor=1.0),
-    Phase("detector", 2, 1e-3, vision_factor=0.5, text_factor=0.1),
-    Phase("tracker", 2, 1e-3, rescale_neck=True),
-    Phase("detector", 1, 1e-3, text_factor=0.1),
+    Phase("tokens", 96, 2, 1e-3, vision_factor=1.0),
+    Phase("detector", 96, 2, 1e-3, vision_factor=0.5, text_factor=0.1),
+    Phase("tracker", 128, 2, 1e-3, rescale_neck=True),
+    Phase("detector", 128, 1, 1e-3, text_factor=0.1),
 )
 
 
