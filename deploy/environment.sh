@@ -70,6 +70,7 @@ pip_install() {
 install() {
     local name="$1" extras="$2"
     is_installed "$name" && return
+    [ -w . ] || fail "$PWD cannot be written by user $(id -un 2>/dev/null || id -u), so nothing can be installed in it."
     # One installer at a time; the lock ends with this shell's file descriptor.
     if command -v flock >/dev/null 2>&1; then
         exec 9>>.installing
