@@ -1,6 +1,7 @@
 """The whole gateway on a real socket, and customers of it."""
 
 import asyncio
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -115,7 +116,11 @@ class RunningGateway:
         """The customer's predictions, oldest first."""
         query = "SELECT * FROM gateway.predictions WHERE organization_id = $1 ORDER BY id"
         rows = asyncio.run(self._on_database(lambda c: c.fetch(query, customer.organization_id)))
-        return [dict(row) for row in rows]
+        documents = ("error", "output", "timings_ms")
+        return [
+            {name: json.loads(value) if value and name in documents else value for name, value in row.items()}
+            for row in rows
+        ]
 
     def execute(self, statement: str, *arguments: Any) -> None:
         """Change the database behind the gateway's back."""

@@ -140,8 +140,13 @@ def test_the_sdk_repeats_what_failed_and_pays_once(gateway: RunningGateway, pool
 def test_client_that_hangs_up_is_charged_once_for_finished_work(gateway: RunningGateway, pool: FakePool) -> None:
     customer = gateway.customer(usd=1)
     pool.behaviour = "stall"
-    with pytest.raises(openai.APITimeoutError):
-        call(gateway.openai(customer, timeout=2))
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(
+            f"{gateway.base_url}/v1/images/generations",
+            headers={"authorization": f"Bearer {customer.key}"},
+            json={"prompt": "red circle", "image": data_uri(picture())},
+            timeout=1,
+        )
     wait_until(lambda: len(pool.tasks) == 1)
     assert gateway.balance(customer).held_micros == 5_000
     pool.release()
@@ -151,6 +156,20 @@ def test_client_that_hangs_up_is_charged_once_for_finished_work(gateway: Running
     [prediction] = gateway.predictions(customer)
     assert prediction["status"] == "completed"
     assert prediction["output"] is not None
+
+
+def test_client_that_announces_how_long_it_waits_pays_for_no_late_answer(
+    gateway: RunningGateway, pool: FakePool
+) -> None:
+    customer = gateway.customer(usd=1)
+    pool.behaviour = "stall"
+    with pytest.raises(openai.APIConnectionError):
+        call(gateway.openai(customer, timeout=1))
+    wait_until(lambda: gateway.resources.calls.in_flight == 0)
+    pool.release()
+    [prediction] = gateway.predictions(customer)
+    assert (prediction["status"], prediction["error"]["code"]) == ("failed", "provider_timed_out")
+    assert gateway.balance(customer).available_micros == 1_000_000
 
 
 def test_a_database_that_is_away_is_503_not_401(own_gateway: RunningGateway) -> None:
