@@ -10,6 +10,15 @@ BillingError
 ├── HoldUnknown               a capture of a hold that was never placed
 ├── HoldResolvedDifferently   captured what was released, or released or placed again what was captured
 ├── ReferenceConflict         the same reference was used with another amount or kind
+├── PaymentUnknown            this owner has no such payment
+├── PaymentUnpaid             only what was paid can be refunded
+├── RefundTooLarge            more than is left of the payment
+├── SavedCardMissing          auto top-up needs a card that was saved at a top-up
+├── WebhookRejected           not signed by Stripe, or not now
+├── CardRefused               the bank said no
+│   └── AuthenticationNeeded  the bank wants the cardholder, who is not there
+├── PaymentsUnavailable       Stripe does not answer: the same request may be sent again
+├── PaymentsRejected          Stripe understood us and refused: our configuration or our bug
 └── LedgerUnavailable         nothing is known to have happened: send the same id again later
 
 Messages name amounts in micros only; what a customer reads is written by the caller.
@@ -98,3 +107,50 @@ class LedgerUnavailable(BillingError):
     def __init__(self, explanation: str, *, retry_after_seconds: float = 1.0) -> None:
         super().__init__(explanation)
         self.retry_after_seconds = retry_after_seconds
+
+
+class PaymentUnknown(BillingError):
+    """The owner has no such payment."""
+
+
+class PaymentUnpaid(BillingError):
+    """The payment was never paid, so there is nothing to give back."""
+
+
+class RefundTooLarge(BillingError):
+    """More than is left of the payment; nothing was changed."""
+
+    def __init__(self, *, refundable_micros: int) -> None:
+        super().__init__(f"{refundable_micros} micros of this payment can be refunded")
+        self.refundable_micros = refundable_micros
+
+
+class SavedCardMissing(BillingError):
+    """The owner has no saved card."""
+
+
+class WebhookRejected(BillingError):
+    """The message does not carry a valid signature of the present time."""
+
+
+class CardRefused(BillingError):
+    """The bank refused the card. `code` is Stripe's, the more exact decline code where there is one."""
+
+    def __init__(self, message: str, *, code: str, payment_intent_id: str | None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.payment_intent_id = payment_intent_id
+
+
+class AuthenticationNeeded(CardRefused):
+    """The bank wants the cardholder to confirm, and the cardholder is not there."""
+
+
+class PaymentsUnavailable(BillingError):
+    """Stripe could not be reached, failed or is busy. The request may have had its effect; its key finds out."""
+
+    retry_after_seconds = 5.0
+
+
+class PaymentsRejected(BillingError):
+    """Stripe refused the request for good; the message is Stripe's and meant for the operator."""
