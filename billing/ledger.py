@@ -15,27 +15,6 @@ DIFFERENCES_MAX: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class StatementLine:
-    """One entry as the wallet's owner sees it: `amount_micros` is negative for money that left the wallet."""
-
-    entry_id: int
-    created_at: datetime
-    kind: str
-    reference: UUID
-    key_id: UUID | None
-    amount_micros: Micros
-    balance_micros: Micros
-
-
-@dataclass(frozen=True, slots=True)
-class StatementPage:
-    """Lines newest first. `next_before` fetches the page after it; None when this is the last."""
-
-    lines: Sequence[StatementLine]
-    next_before: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class Difference:
     """One sum of the books that is not what it should be. `subject` names the row."""
 
@@ -43,51 +22,6 @@ class Difference:
     subject: str
     expected: int
     found: int
-
-
-_STATEMENT: Final = """
-SELECT entry.id, entry.created_at, entry.kind, entry.reference, entry.key_id,
-    CASE WHEN entry.credit_account_id = wallet.id THEN entry.amount_micros ELSE -entry.amount_micros END AS amount,
-    entry.wallet_balance_micros
-FROM billing.wallets wallet
-LEFT JOIN LATERAL (
-    SELECT * FROM billing.ledger_entries x
-    WHERE x.wallet_id = wallet.id
-        AND x.id < coalesce($2::bigint, 9223372036854775807)
-        AND ($3::timestamptz IS NULL OR x.created_at >= $3)
-        AND ($4::timestamptz IS NULL OR x.created_at < $4)
-        AND ($5::text[] IS NULL OR x.kind = ANY ($5))
-    ORDER BY x.id DESC LIMIT $6
-) entry ON true
-WHERE wallet.owner_id = $1
-ORDER BY entry.id DESC
-"""
-
-
-async def statement(
-    connection: Connection,
-    owner_id: UUID,
-    *,
-    before: int | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-    kinds: Sequence[str] | None = None,
-    limit: int = 100,
-) -> StatementPage:
-    """A page of up to `limit` entries of the owner's wallet, newest first, each with the balance after it.
-
-    `before` is the `next_before` of the page read last; pages never shift while new entries arrive. `since`
-    (inclusive), `until` (exclusive) and `kinds` filter; the balances stay those of the whole wallet. Raises
-    WalletUnknown.
-    """
-    if not 1 <= limit <= PAGE_MAX:
-        raise ValueError(f"limit must be 1 to {PAGE_MAX}")
-    rows = await connection.fetch(_STATEMENT, owner_id, before, since, until, kinds, limit + 1)
-    if not rows:
-        raise WalletUnknown(owner_id)
-    lines = [StatementLine(*row) for row in rows if row["id"] is not None]
-    more = len(lines) > limit
-    return StatementPage(lines[:limit], lines[limit - 1].entry_id if more else None)
 
 
 _CHECKS: Final[dict[str, str]] = {

@@ -1,4 +1,6 @@
-"""Payments by card as rows: read them, and tell them what happened. Every function takes a connection and never commits.
+"""Payments by card as rows: read them, and tell them what happened.
+
+Every function takes a connection and never commits.
 
 Facts may come in any order and any number of times: the functions behind them keep what only moves forward and post
 the difference to what it asks for.

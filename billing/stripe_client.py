@@ -67,7 +67,9 @@ class StripeClient:
     `api_url` stands for Stripe's own address where a test server takes its place.
     """
 
-    def __init__(self, secret_key: str, *, api_url: str | None = None, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self, secret_key: str, *, api_url: str | None = None, timeout_seconds: float = TIMEOUT_SECONDS
+    ) -> None:
         self._http = stripe.HTTPXClient(timeout=timeout_seconds)
         self._client = stripe.StripeClient(
             secret_key,
@@ -170,6 +172,14 @@ class StripeClient:
             )
         return _plain(refund)
 
+    async def find_refund(self, payment_intent_id: str, request_id: UUID) -> Object | None:
+        """The refund of this payment intent that carries the request's id; None if there is none."""
+        refunds = self._all(self._client.v1.refunds, {"payment_intent": payment_intent_id})
+        async for refund in refunds:
+            if (refund["metadata"] or {}).get("request_id") == str(request_id):
+                return refund
+        return None
+
     async def balance_micros(self) -> Micros:
         """What Stripe holds for us in our currency, available or not yet."""
         with _mapped():
@@ -200,7 +210,9 @@ class StripeClient:
             after = {"starting_after": page["data"][-1]["id"]}
 
 
-def verify_event(payload: bytes, signature: str | None, secrets: Sequence[str], *, now: datetime | None = None) -> Object:
+def verify_event(
+    payload: bytes, signature: str | None, secrets: Sequence[str], *, now: datetime | None = None
+) -> Object:
     """The event in a webhook's raw body. Raises WebhookRejected.
 
     The signature must have been made with one of `secrets` (two while they change), at most

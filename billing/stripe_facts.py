@@ -4,11 +4,12 @@ Every function takes a connection, never commits, may be called in any order and
 in a few words for the record.
 """
 
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
-from billing import auto_top_up_rows, payments
+from billing import auto_topup_settings, payments
 from billing.connection import Connection
 from billing.payments import DisputeFacts, PaymentStatus
 from billing.stripe_client import Object, micros
@@ -80,7 +81,7 @@ async def apply_refusal(connection: Connection, payment_id: UUID, intent: Object
     code = failure.get("decline_code") or failure.get("code") or ("authentication_required" if needs_holder else None)
     if code is None:
         return "waiting"
-    if await auto_top_up_rows.fail_attempt(
+    if await auto_topup_settings.fail_attempt(
         connection, payment_id, code=code, message=failure.get("message"), authentication=needs_holder
     ):
         return "attempt failed"
@@ -172,36 +173,58 @@ async def apply_warning(connection: Connection, warning: Object) -> str:
     )
     if owner_id is None:
         return NOT_OURS
-    return "paused" if await auto_top_up_rows.pause(connection, owner_id, "fraud_warning") else "not on"
+    return "paused" if await auto_topup_settings.pause(connection, owner_id, "fraud_warning") else "not on"
 
 
 async def apply_detached_card(connection: Connection, payment_method: Object) -> str:
     """A card that was taken away at Stripe."""
-    return "forgotten" if await auto_top_up_rows.forget_card(connection, payment_method["id"]) else NOT_OURS
+    return "forgotten" if await auto_topup_settings.forget_card(connection, payment_method["id"]) else NOT_OURS
+
+
+async def apply_failed_session(connection: Connection, session: Object) -> str:
+    """A slow way of paying at the hosted page that came to nothing."""
+    payment_id = payment_id_of(session)
+    if payment_id is None:
+        return NOT_OURS
+    ended = await payments.end_payment(connection, payment_id, PaymentStatus.FAILED)
+    return "failed" if ended else "over already"
+
+
+_APPLIERS: Final[dict[str, Callable[[Connection, Object], Awaitable[str]]]] = {
+    "checkout.session.completed": apply_session,
+    "checkout.session.expired": apply_session,
+    "checkout.session.async_payment_succeeded": apply_session,
+    "checkout.session.async_payment_failed": apply_failed_session,
+    "payment_intent.succeeded": apply_payment_intent,
+    "payment_intent.payment_failed": apply_payment_intent,
+    "payment_intent.requires_action": apply_payment_intent,
+    "payment_intent.canceled": apply_payment_intent,
+    "charge.succeeded": apply_charge,
+    "charge.updated": apply_charge,
+    "charge.refunded": apply_charge,
+    "refund.created": apply_refund,
+    "refund.updated": apply_refund,
+    "refund.failed": apply_refund,
+    "charge.refund.updated": apply_refund,
+    "radar.early_fraud_warning.created": apply_warning,
+    "payment_method.detached": apply_detached_card,
+}
+
+EVENT_TYPES: Final = (
+    *_APPLIERS,
+    "charge.dispute.created",
+    "charge.dispute.updated",
+    "charge.dispute.closed",
+    "charge.dispute.funds_withdrawn",
+    "charge.dispute.funds_reinstated",
+)
+"""What the webhook endpoint has to be subscribed to."""
 
 
 async def apply_event(connection: Connection, event: Object) -> str:
     """Whatever a webhook event tells us; types that do not concern the books are ignored."""
-    thing: Object = event["data"]["object"]
-    match event["type"].split("."):
-        case ["checkout", "session", "async_payment_failed"]:
-            payment_id = payment_id_of(thing)
-            if payment_id is None:
-                return NOT_OURS
-            ended = await payments.end_payment(connection, payment_id, PaymentStatus.FAILED)
-            return "failed" if ended else "over already"
-        case ["checkout", "session", _]:
-            return await apply_session(connection, thing)
-        case ["payment_intent", "succeeded" | "payment_failed" | "requires_action" | "canceled"]:
-            return await apply_payment_intent(connection, thing)
-        case ["charge", "succeeded" | "updated" | "refunded"]:
-            return await apply_charge(connection, thing)
-        case ["refund", _] | ["charge", "refund", _]:
-            return await apply_refund(connection, thing)
-        case ["charge", "dispute", _]:
-            return await apply_dispute(connection, thing, at=datetime.fromtimestamp(event["created"], UTC))
-        case ["radar", "early_fraud_warning", "created"]:
-            return await apply_warning(connection, thing)
-        case ["payment_method", "detached"]:
-            return await apply_detached_card(connection, thing)
-    return "ignored"
+    kind, thing = event["type"], event["data"]["object"]
+    if kind.startswith("charge.dispute."):
+        return await apply_dispute(connection, thing, at=datetime.fromtimestamp(event["created"], UTC))
+    applier = _APPLIERS.get(kind)
+    return await applier(connection, thing) if applier is not None else "ignored"

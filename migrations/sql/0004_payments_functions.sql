@@ -293,11 +293,11 @@ AS $$
 $$;
 
 -- Stripe's own bookkeeping: what it keeps for itself, sends out for refunds and disputes, and pays out. Top-ups were
--- posted when they were paid. A type or a payment that we do not know is kept unposted, for reconciliation to name.
+-- posted when they were paid. A type that we do not know is kept unposted, for reconciliation to name.
 CREATE FUNCTION billing.record_balance_transaction(
     p_id uuid, p_stripe_id text, p_type text, p_source_id text, p_payment_intent_id text, p_amount bigint,
     p_fee bigint, p_created_at timestamptz
-) RETURNS boolean
+) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -312,17 +312,19 @@ DECLARE
         SELECT FROM billing.payments payment
         WHERE payment.payment_intent_id = p_payment_intent_id AND payment.credited_micros > 0);
     is_charge constant boolean := p_type IN ('charge', 'payment') AND p_payment_intent_id IS NOT NULL;
-    posts constant boolean := ours AND (is_charge OR counter_account IS NOT NULL);
+    posts constant boolean := is_charge OR counter_account IS NOT NULL;
 BEGIN
-    IF NOT posts AND NOT ours THEN
-        RETURN false;
+    IF NOT ours THEN
+        RETURN 'not_ours';
     END IF;
     INSERT INTO billing.stripe_balance_transactions
         (id, stripe_id, type, source_id, payment_intent_id, amount_micros, fee_micros, posted, stripe_created_at)
         VALUES (p_id, p_stripe_id, p_type, p_source_id, p_payment_intent_id, p_amount, p_fee, posts, p_created_at)
         ON CONFLICT (stripe_id) DO NOTHING;
-    IF NOT FOUND OR NOT posts THEN
-        RETURN posts;
+    IF NOT FOUND THEN
+        RETURN 'known';
+    ELSIF NOT posts THEN
+        RETURN 'unposted';
     END IF;
     -- account 20 is stripe_clearing
     IF NOT is_charge AND p_amount <> 0 THEN
@@ -337,6 +339,6 @@ BEGIN
                 CASE WHEN p_fee > 0 THEN cost ELSE 20 END, CASE WHEN p_fee > 0 THEN 20 ELSE cost END, abs(p_fee)
             FROM (SELECT CASE WHEN counter_account = 23 THEN 24 ELSE 25 END) AS x (cost);
     END IF;
-    RETURN true;
+    RETURN 'posted';
 END
 $$;

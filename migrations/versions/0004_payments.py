@@ -37,10 +37,7 @@ def downgrade() -> None:
     """Drop the payments, unless there has ever been one."""
     connection = op.get_bind()
     used = connection.execute(
-        text(
-            "SELECT EXISTS (SELECT FROM billing.payments)"
-            " OR EXISTS (SELECT FROM billing.stripe_balance_transactions)"
-        )
+        text("SELECT EXISTS (SELECT FROM billing.payments) OR EXISTS (SELECT FROM billing.stripe_balance_transactions)")
     ).scalar_one()
     if used:
         raise RuntimeError("refusing to drop payments: there is money in them")

@@ -153,7 +153,10 @@ async def due(connection: Connection, *, limit: int) -> Sequence[Due]:
         """,
         limit,
     )
-    return [Due(row["owner_id"], _price(row["amount_micros"], row["target_micros"], row["available_micros"])) for row in rows]
+    return [
+        Due(row["owner_id"], _price(row["amount_micros"], row["target_micros"], row["available_micros"]))
+        for row in rows
+    ]
 
 
 def _price(amount_micros: Micros | None, target_micros: Micros | None, available_micros: Micros) -> TopUpPrice:
