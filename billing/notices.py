@@ -16,7 +16,11 @@ PAGE_MAX: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """`kind` is low_balance (details: available_micros, threshold_micros) or credit_expired (amount_micros, grant_id)."""
+    """One message: `kind` says which.
+
+    low_balance has the details available_micros and threshold_micros, credit_expired amount_micros and grant_id;
+    `delivered_at` is when somebody took it to deliver it.
+    """
 
     id: int
     owner_id: UUID

@@ -52,6 +52,6 @@ async def expire_credit(connection: Connection, *, limit: int = 100) -> Sequence
 
 
 async def attribute_stale(connection: Connection, *, limit: int = 100) -> int:
-    """Write down what up to `limit` wallets have left of their grants, so that the next look reads less. Never commits."""
+    """Note what up to `limit` wallets have left of their grants, so that the next look reads less. Never commits."""
     done: int = await connection.fetchval("SELECT billing.attribute_stale_credit($1, $2)", ATTRIBUTION_AGE, limit)
     return done

@@ -103,6 +103,4 @@ def fees(month: Sequence[Movement]) -> Fees:
 
 def _net(month: Sequence[Movement], account: str) -> Micros:
     """What was credited to the account less what was debited."""
-    return sum(
-        x.amount_micros * ((x.credit == account) - (x.debit == account)) for x in month if account in (x.credit, x.debit)
-    )
+    return sum(x.amount_micros * ((x.credit == account) - (x.debit == account)) for x in month)

@@ -73,9 +73,12 @@ wallets = Table(
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("owed_micros", BigInteger, nullable=False, server_default=text("0")),
     Column("frozen_by_operator", Boolean, nullable=False, server_default=text("false")),
+    Column("low_balance_micros", BigInteger, nullable=False, server_default=text("1000000")),
+    Column("low_balance_noticed", Boolean, nullable=False, server_default=text("false")),
     UniqueConstraint("owner_id"),
     CheckConstraint("held_micros >= 0", name="held_not_negative"),
     CheckConstraint("owed_micros >= 0", name="owed_not_negative"),
+    CheckConstraint("low_balance_micros >= 0", name="low_balance_not_negative"),
     CheckConstraint("balance_micros >= held_micros", name="never_overdrawn"),
 )
 
@@ -94,6 +97,7 @@ ledger_entries = Table(
     _created_at(),
     UniqueConstraint("reference", "kind"),
     Index("ix_ledger_entries_wallet_id", "wallet_id", "id"),
+    Index("ix_ledger_entries_created_at", "created_at", postgresql_using="brin"),
     CheckConstraint("amount_micros > 0", name="amount_positive"),
     CheckConstraint("debit_account_id <> credit_account_id", name="two_accounts"),
     CheckConstraint("wallet_balance_micros >= 0", name="wallet_not_negative"),
@@ -300,4 +304,58 @@ auto_top_ups = Table(
     Column("paused_reason", Text),
     Column("next_attempt_at", DateTime(timezone=True), nullable=False, server_default=text("'-infinity'")),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
+)
+
+_SOMETHING_LEFT: Final = text("remaining_micros > 0")
+
+credit_lots = Table(
+    "credit_lots",
+    metadata,
+    Column("grant_id", Uuid, ForeignKey(grants.c.id), primary_key=True),
+    Column("wallet_id", BigInteger, nullable=False),
+    Column("amount_micros", BigInteger, nullable=False),
+    Column("remaining_micros", BigInteger, nullable=False),
+    Column("expires_at", DateTime(timezone=True)),
+    _created_at(),
+    Index("ix_credit_lots_wallet_id_open", "wallet_id", postgresql_where=_SOMETHING_LEFT),
+    Index("ix_credit_lots_expires_at_open", "expires_at", postgresql_where=_SOMETHING_LEFT),
+)
+
+credit_attributions = Table(
+    "credit_attributions",
+    metadata,
+    Column("wallet_id", BigInteger, ForeignKey(wallets.c.id), primary_key=True, autoincrement=False),
+    Column("through_entry_id", BigInteger, nullable=False, server_default=text("0")),
+    Column("attributed_at", DateTime(timezone=True), nullable=False, server_default=text("'-infinity'"), index=True),
+)
+
+credit_expiries = Table(
+    "credit_expiries",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("grant_id", Uuid, ForeignKey(credit_lots.c.grant_id), nullable=False, index=True),
+    Column("amount_micros", BigInteger, nullable=False),
+    _created_at(),
+)
+
+notices = Table(
+    "notices",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("owner_id", Uuid, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("details", JSONB, nullable=False),
+    _created_at(),
+    Column("delivered_at", DateTime(timezone=True)),
+    Index("ix_notices_owner_id_id", "owner_id", "id"),
+    Index("ix_notices_undelivered", "id", postgresql_where=text("delivered_at IS NULL")),
+)
+
+balance_snapshots = Table(
+    "balance_snapshots",
+    metadata,
+    Column("wallet_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("through_entry_id", BigInteger, nullable=False),
+    Column("balance_micros", BigInteger, nullable=False),
+    Column("taken_at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
 )

@@ -1,6 +1,7 @@
 """Wallets: open one, read it, give or take by hand, freeze it."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Final
 from uuid import UUID, uuid4
@@ -21,11 +22,15 @@ class CreditKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """A wallet at one moment: what it holds, what open holds reserve of it, and whether new spending is stopped."""
+    """A wallet at one moment: what it holds, what open holds reserve of it, and whether new spending is stopped.
+
+    `owed_micros` was taken back by a refund or a dispute after it had been spent; the next top-up pays it first.
+    """
 
     balance_micros: Micros
     held_micros: Micros
     frozen: bool = False
+    owed_micros: Micros = 0
 
     @property
     def available_micros(self) -> Micros:
@@ -41,11 +46,11 @@ async def open_wallet(connection: Connection, owner_id: UUID) -> None:
 async def balance(connection: Connection, owner_id: UUID) -> Balance:
     """The owner's wallet as of now. Raises WalletUnknown."""
     row = await connection.fetchrow(
-        "SELECT balance_micros, held_micros, frozen FROM billing.wallets WHERE owner_id = $1", owner_id
+        "SELECT balance_micros, held_micros, frozen, owed_micros FROM billing.wallets WHERE owner_id = $1", owner_id
     )
     if row is None:
         raise WalletUnknown(owner_id)
-    return Balance(row["balance_micros"], row["held_micros"], row["frozen"])
+    return Balance(*row)
 
 
 async def credit(
@@ -57,12 +62,14 @@ async def credit(
     reference: str,
     reason: str,
     actor: str,
+    expires_at: datetime | None = None,
 ) -> Balance:
     """Give money by hand, once per `reference` of this wallet, and return the wallet afterwards. Never commits.
 
-    An ADJUSTMENT may be negative and takes free money only. The same reference again changes nothing and returns
-    the wallet as it is. Raises WalletUnknown, InsufficientCredits, ReferenceConflict (the reference was used for
-    another kind or amount) and AmountInvalid.
+    PROMOTIONAL credit is spent before paid credit and ends at `expires_at` (None: never). An ADJUSTMENT may be
+    negative and takes free money only. The same reference again changes nothing and returns the wallet as it is.
+    Raises WalletUnknown, InsufficientCredits, ReferenceConflict (the reference was used for another kind, amount or
+    end) and AmountInvalid.
     """
     if amount_micros == 0 or abs(amount_micros) > MICROS_MAX:
         raise AmountInvalid(f"an amount is 1 to {MICROS_MAX} micros, not {amount_micros}")
@@ -71,17 +78,31 @@ async def credit(
     for name, value in (("reference", reference), ("reason", reason), ("actor", actor)):
         if not 0 < len(value) <= TEXT_LENGTH_MAX:
             raise ValueError(f"{name} needs 1 to {TEXT_LENGTH_MAX} characters")
-    row = await connection.fetchrow(
-        "SELECT * FROM billing.credit_wallet($1, $2, $3, $4, $5, $6, $7)",
-        uuid4(),
-        owner_id,
-        kind.value,
-        amount_micros,
-        reference,
-        reason,
-        actor,
-    )
-    assert row is not None, "billing.credit_wallet returns exactly one row"
+    if expires_at is not None and (kind is not CreditKind.PROMOTIONAL or expires_at.tzinfo is None):
+        raise ValueError("only promotional credit ends, at a time with a time zone")
+    if kind is CreditKind.PROMOTIONAL:
+        row = await connection.fetchrow(
+            "SELECT * FROM billing.grant_credit($1, $2, $3, $4, $5, $6, $7)",
+            uuid4(),
+            owner_id,
+            amount_micros,
+            reference,
+            reason,
+            actor,
+            expires_at,
+        )
+    else:
+        row = await connection.fetchrow(
+            "SELECT * FROM billing.credit_wallet($1, $2, $3, $4, $5, $6, $7)",
+            uuid4(),
+            owner_id,
+            kind.value,
+            amount_micros,
+            reference,
+            reason,
+            actor,
+        )
+    assert row is not None, "both functions return exactly one row"
     match row["outcome"]:
         case "wallet_unknown":
             raise WalletUnknown(owner_id)
@@ -91,7 +112,7 @@ async def credit(
             raise InsufficientCredits(
                 available_micros=row["balance_micros"] - row["held_micros"], needed_micros=-amount_micros
             )
-    return Balance(row["balance_micros"], row["held_micros"], row["frozen"])
+    return await balance(connection, owner_id)
 
 
 async def set_frozen(connection: Connection, owner_id: UUID, *, frozen: bool) -> None:

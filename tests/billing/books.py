@@ -7,8 +7,10 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from billing import wallets
+from billing import payments, wallets
 from billing.holds import Capture, Operation, Outcome, OutcomeKind, Place, Release, apply, expire
+from billing.money import MICROS_PER_CENT
+from billing.pricing import split_top_up
 from billing.wallets import Balance, CreditKind
 
 
@@ -45,6 +47,10 @@ class Books:
     dsn: str
     pool: asyncpg.Pool
 
+    async def superuser(self) -> asyncpg.Connection:
+        """A connection that may do anything; the caller closes it."""
+        return await asyncpg.connect(self.dsn)
+
     async def wallet(self, amount_micros: int = 0) -> UUID:
         """The owner of a new wallet with this much promotional credit."""
         owner_id = uuid4()
@@ -61,6 +67,7 @@ class Books:
         *,
         kind: CreditKind = CreditKind.PROMOTIONAL,
         reference: str | None = None,
+        expires_at: datetime | None = None,
     ) -> Balance:
         """Give money."""
         async with self.pool.acquire() as connection, connection.transaction():
@@ -72,6 +79,44 @@ class Books:
                 reference=reference or str(uuid4()),
                 reason="test",
                 actor="tests",
+                expires_at=expires_at,
+            )
+
+    async def top_up(self, owner_id: UUID, credit_cents: int, *, intent: str | None = None) -> UUID:
+        """Buy credit and pay for it; the payment."""
+        price = split_top_up(credit_cents)
+        payment_id = uuid4()
+        async with self.pool.acquire() as connection, connection.transaction():
+            await payments.start_payment(
+                connection,
+                payment_id,
+                owner_id,
+                price,
+                save_card=False,
+                client_reference=None,
+                expires_at=in_an_hour(),
+            )
+            await payments.mark_paid(
+                connection,
+                payment_id,
+                payment_intent_id=intent or f"pi_{payment_id.hex}",
+                amount_micros=price.total_micros,
+                currency="usd",
+            )
+        return payment_id
+
+    async def refund(
+        self, payment_id: UUID, cents: int, *, intent: str | None = None, refund: str | None = None
+    ) -> None:
+        """Hear of a refund of part of what was paid."""
+        async with self.pool.acquire() as connection, connection.transaction():
+            await payments.record_refund(
+                connection,
+                refund or f"re_{uuid4().hex}",
+                payment_intent_id=intent or f"pi_{payment_id.hex}",
+                amount_micros=cents * MICROS_PER_CENT,
+                status="succeeded",
+                request_id=None,
             )
 
     async def balance(self, owner_id: UUID) -> tuple[int, int]:

@@ -1,91 +1,42 @@
-"""Statements add up, and reconciliation finds what was damaged behind the functions' backs."""
+"""Reconciliation finds what was damaged behind the functions' backs."""
 
-from datetime import UTC, datetime, timedelta
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import asyncpg
 import pytest
 
-from billing.errors import LedgerUnavailable, WalletUnknown
-from billing.ledger import PAGE_MAX, StatementPage, reconcile, require_durable, statement
-from tests.billing.books import Books, capture, place, release
+from billing.errors import LedgerUnavailable
+from billing.ledger import reconcile, require_durable, take_snapshots
+from billing.promotions import expire_credit
+from tests.billing.books import Books, an_hour_ago, capture, place
 from tests.postgres import PostgresServer
 
 
 async def _busy_wallet(books: Books) -> None:
-    """Entry 1 is the credit, 2 to 5 are charges of 1,000 to 1,003 micros; a fifth hold is open."""
+    """Entry 1 is the credit, 2 to 5 are charges of 1,000 to 1,003 micros; a fifth hold is open.
+
+    Then credit that has ended, a payment that was refunded after it was spent, and a snapshot of all this.
+    """
     owner, key = await books.wallet(100_000), uuid4()
     holds = [place(owner, 1_000 + i, key_id=key, spend_cap_micros=90_000) for i in range(5)]
     await books.apply(holds)
     await books.apply([capture(hold) for hold in holds[:-1]])
-
-
-class TestStatement:
-    async def test_lines_add_up_to_the_balance(self, books: Books) -> None:
-        owner = await books.wallet(100_000)
-        dropped, spent = place(owner, 5_000), place(owner, 7_000)
-        await books.apply([dropped, spent])
-        await books.apply([capture(spent), release(dropped)])
-        async with books.pool.acquire() as connection:
-            page = await statement(connection, owner)
-        assert [(line.kind, line.amount_micros, line.balance_micros) for line in page.lines] == [
-            ("usage", -7_000, 93_000),
-            ("promotional", 100_000, 100_000),
-        ]
-        assert page.lines[0].reference == spent.hold_id
-        assert page.next_before is None
-
-    async def test_pages_do_not_shift_while_money_moves(self, books: Books) -> None:
-        owner = await books.wallet(100_000)
-        await _spend(books, owner, 5)
-        seen: list[int] = []
-        before: int | None = None
-        async with books.pool.acquire() as connection:
-            for _ in range(10):
-                page = await statement(connection, owner, before=before, limit=2)
-                seen += [line.balance_micros for line in page.lines]
-                before = page.next_before
-                if before is None:
-                    break
-                await _spend(books, owner, 1)
-        assert seen == [95_000, 96_000, 97_000, 98_000, 99_000, 100_000]
-
-    async def test_filters_keep_the_balances_of_the_whole_wallet(self, books: Books) -> None:
-        owner = await books.wallet(100_000)
-        await _spend(books, owner, 2)
-        await books.credit(owner, 500)
-        now = datetime.now(UTC)
-        async with books.pool.acquire() as connection:
-            usage = await statement(connection, owner, kinds=["usage"])
-            past = await statement(connection, owner, until=now - timedelta(hours=1))
-            recent = await statement(connection, owner, since=now - timedelta(hours=1), until=now + timedelta(hours=1))
-        assert [line.balance_micros for line in usage.lines] == [98_000, 99_000]
-        assert past == StatementPage([], None)
-        assert [line.amount_micros for line in recent.lines] == [500, -1_000, -1_000, 100_000]
-
-    async def test_an_untouched_wallet_has_an_empty_statement(self, books: Books) -> None:
-        owner = await books.wallet()
-        async with books.pool.acquire() as connection:
-            assert await statement(connection, owner) == StatementPage([], None)
-            with pytest.raises(WalletUnknown):
-                await statement(connection, uuid4())
-
-    @pytest.mark.parametrize("limit", [0, PAGE_MAX + 1])
-    async def test_pages_are_bounded(self, books: Books, limit: int) -> None:
-        async with books.pool.acquire() as connection:
-            with pytest.raises(ValueError, match="limit"):
-                await statement(connection, uuid4(), limit=limit)
-
-
-async def _spend(books: Books, owner: UUID, times: int) -> None:
-    holds = [place(owner, 1_000) for _ in range(times)]
-    await books.apply(holds)
-    await books.apply([capture(hold) for hold in holds])
+    await books.credit(owner, 500, expires_at=an_hour_ago())
+    async with books.pool.acquire() as connection, connection.transaction():
+        await expire_credit(connection)
+    debtor = await books.wallet()
+    payment = await books.top_up(debtor, 500)
+    all_of_it = place(debtor, 5_000_000)
+    await books.apply([all_of_it])
+    await books.apply([capture(all_of_it)])
+    await books.refund(payment, 525)
+    async with books.pool.acquire() as connection, connection.transaction():
+        assert await take_snapshots(connection, entries_min=1) == 2
 
 
 DAMAGE = {
     "wallet balance = sum of its entries": "UPDATE billing.wallets SET balance_micros = balance_micros + 1",
-    "wallet held = sum of its open holds": "UPDATE billing.wallets SET held_micros = held_micros - 1",
+    "wallet held = sum of its open holds": "UPDATE billing.wallets SET held_micros = held_micros - 1 WHERE held_micros > 0",
     "entry's balance = balance before it + its amount": """
         ALTER TABLE billing.ledger_entries DISABLE TRIGGER append_only;
         UPDATE billing.ledger_entries SET wallet_balance_micros = wallet_balance_micros + 1 WHERE id = 2""",
@@ -100,6 +51,20 @@ DAMAGE = {
     "grant = its entry": """
         ALTER TABLE billing.grants DISABLE TRIGGER append_only;
         UPDATE billing.grants SET amount_micros = amount_micros + 1""",
+    "wallet balance = its snapshot + its entries since": """
+        UPDATE billing.wallets SET balance_micros = balance_micros + 1""",
+    "snapshot = balance after its entry": "UPDATE billing.balance_snapshots SET balance_micros = balance_micros + 1",
+    "wallet owed = balance of its receivable": "UPDATE billing.wallets SET owed_micros = owed_micros + 1",
+    "payment's posted amounts = its entries": "UPDATE billing.payments SET refund_fee_micros = refund_fee_micros - 1",
+    "credit lots <= wallet balance when attributed": """
+        ALTER TABLE billing.credit_lots DISABLE TRIGGER lot_fixed;
+        UPDATE billing.credit_lots SET amount_micros = 1000000, remaining_micros = 1000000""",
+    "ended credit = its entry": """
+        ALTER TABLE billing.credit_expiries DISABLE TRIGGER append_only;
+        UPDATE billing.credit_expiries SET amount_micros = amount_micros + 1""",
+    "promotional grant has its lot": """
+        ALTER TABLE billing.credit_lots DISABLE TRIGGER lot_fixed;
+        UPDATE billing.credit_lots SET amount_micros = amount_micros + 1""",
 }
 
 
@@ -120,6 +85,18 @@ class TestReconcile:
             await owner.close()
         assert check in {difference.check for difference in found}
         assert all(difference.found != difference.expected for difference in found)
+
+    async def test_recent_entries_are_enough_to_find_recent_damage(self, own_books: Books) -> None:
+        await _busy_wallet(own_books)
+        owner = await asyncpg.connect(own_books.dsn)
+        try:
+            assert await reconcile(owner, recent_only=True) == []
+            await owner.execute("UPDATE billing.wallets SET balance_micros = balance_micros + 1")
+            found = await reconcile(owner, recent_only=True)
+            assert await take_snapshots(owner, entries_min=1) == 0
+        finally:
+            await owner.close()
+        assert {difference.check for difference in found} == {"wallet balance = its snapshot + its entries since"}
 
     async def test_a_lost_entry_is_found(self, own_books: Books) -> None:
         await _busy_wallet(own_books)
