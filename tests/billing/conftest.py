@@ -1,14 +1,18 @@
 """Real books for the billing tests. Tests share one database and keep apart by having owners of their own."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
 
+from billing.stripe_client import StripeClient
 from migrations.upgrade import APPLICATION_ROLE
 from tests.billing.books import Books
+from tests.billing.desk import Desk
+from tests.fakes.stripe import FakeStripe
 from tests.postgres import PostgresServer
+from tests.running import RunningProgram
 
 
 @asynccontextmanager
@@ -31,3 +35,42 @@ async def own_books(postgres: PostgresServer) -> AsyncIterator[Books]:
     """Books of the test's own, for what looks at all of them or damages them."""
     async with _open_books(postgres) as books:
         yield books
+
+
+@pytest.fixture(scope="session")
+def stripe_server() -> Iterator[tuple[FakeStripe, str]]:
+    """The stand-in for Stripe and its address."""
+    fake = FakeStripe()
+    with RunningProgram(fake.app, lifespan="on") as program:
+        yield fake, program.base_url
+
+
+@asynccontextmanager
+async def _open_desk(books: Books, server: tuple[FakeStripe, str]) -> AsyncIterator[Desk]:
+    fake, address = server
+    fake.faults.clear()
+    fake.violations.clear()
+    fake.webhooks.hold = True
+    fake.webhooks.held = []
+    client = StripeClient("sk_test_desk", api_url=address, timeout_seconds=5.0)
+    try:
+        yield Desk(books, fake, client, address)
+    finally:
+        await client.aclose()
+    assert fake.violations == [], "every request is one that Stripe's own types allow"
+
+
+@pytest.fixture
+async def desk(books: Books, stripe_server: tuple[FakeStripe, str]) -> AsyncIterator[Desk]:
+    """Payments on the shared books."""
+    async with _open_desk(books, stripe_server) as desk:
+        yield desk
+
+
+@pytest.fixture
+async def own_desk(own_books: Books) -> AsyncIterator[Desk]:
+    """Payments on books and a Stripe account of the test's own, for what compares all of both."""
+    fake = FakeStripe()
+    with RunningProgram(fake.app, lifespan="on") as program:
+        async with _open_desk(own_books, (fake, program.base_url)) as desk:
+            yield desk
