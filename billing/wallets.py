@@ -25,12 +25,14 @@ class Balance:
     """A wallet at one moment: what it holds, what open holds reserve of it, and whether new spending is stopped.
 
     `owed_micros` was taken back by a refund or a dispute after it had been spent; the next top-up pays it first.
+    The owner is told once when free money falls below `low_balance_micros` (0: never).
     """
 
     balance_micros: Micros
     held_micros: Micros
     frozen: bool = False
     owed_micros: Micros = 0
+    low_balance_micros: Micros = 0
 
     @property
     def available_micros(self) -> Micros:
@@ -46,7 +48,9 @@ async def open_wallet(connection: Connection, owner_id: UUID) -> None:
 async def balance(connection: Connection, owner_id: UUID) -> Balance:
     """The owner's wallet as of now. Raises WalletUnknown."""
     row = await connection.fetchrow(
-        "SELECT balance_micros, held_micros, frozen, owed_micros FROM billing.wallets WHERE owner_id = $1", owner_id
+        "SELECT balance_micros, held_micros, frozen, owed_micros, low_balance_micros"
+        " FROM billing.wallets WHERE owner_id = $1",
+        owner_id,
     )
     if row is None:
         raise WalletUnknown(owner_id)

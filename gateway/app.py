@@ -7,6 +7,7 @@ from importlib.metadata import version
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
+from gateway.account import notices, statement
 from gateway.body_limit import BodyLimit
 from gateway.dialect import problem_of
 from gateway.dialects import openai_images, openai_models
@@ -36,7 +37,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    for router in (openai_images.router, openai_models.router, media, health):
+    for router in (openai_images.router, openai_models.router, statement.router, notices.router, media, health):
         app.include_router(router)
     app.add_exception_handler(HTTPException, _unmatched)
     app.add_exception_handler(Exception, _unmatched)

@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 
 from billing.ledger import require_durable
+from gateway import chores as books
 from gateway.auth import Authenticator
 from gateway.calls import Calls
 from gateway.catalog import MODELS
@@ -96,6 +97,9 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         chores = [
             _every(EXPIRY_INTERVAL_SECONDS, lambda: journal.expire(limit=EXPIRY_BATCH)),
             _every(MEDIA_SWEEP_INTERVAL_SECONDS, lambda: media.sweep(datetime.now(UTC) - retention)),
+            _every(books.CREDIT_INTERVAL_SECONDS, lambda: books.end_promotional_credit(database)),
+            _every(books.NOTICES_INTERVAL_SECONDS, lambda: books.deliver_notices(database)),
+            _every(books.SNAPSHOTS_INTERVAL_SECONDS, lambda: books.snapshot_balances(database)),
             authenticator.run(),
         ]
         stack.push_async_callback(_cancel, [asyncio.create_task(chore) for chore in chores])

@@ -35,6 +35,8 @@ class Scope(StrEnum):
 
     SEGMENT = "segment"
     PREDICTIONS_READ = "predictions:read"
+    ACCOUNT_READ = "account:read"
+    ACCOUNT_WRITE = "account:write"
 
 
 @dataclass(frozen=True, slots=True)

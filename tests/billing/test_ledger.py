@@ -36,7 +36,8 @@ async def _busy_wallet(books: Books) -> None:
 
 DAMAGE = {
     "wallet balance = sum of its entries": "UPDATE billing.wallets SET balance_micros = balance_micros + 1",
-    "wallet held = sum of its open holds": "UPDATE billing.wallets SET held_micros = held_micros - 1 WHERE held_micros > 0",
+    "wallet held = sum of its open holds": """
+        UPDATE billing.wallets SET held_micros = held_micros - 1 WHERE held_micros > 0""",
     "entry's balance = balance before it + its amount": """
         ALTER TABLE billing.ledger_entries DISABLE TRIGGER append_only;
         UPDATE billing.ledger_entries SET wallet_balance_micros = wallet_balance_micros + 1 WHERE id = 2""",

@@ -1,0 +1,1 @@
+"""What a customer may see and do about the own account over the API."""
