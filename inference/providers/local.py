@@ -15,13 +15,13 @@ from inference.errors import (
     ProviderSaturated,
     ProviderTimedOut,
 )
+from inference.frames import WireError
 from inference.task import SegmentResult, SegmentTask
 from inference.wire import (
     DEADLINE_HEADER,
     MEDIA_TYPE,
     RESULT_BYTES_MAX,
     RETRY_AFTER_HEADER,
-    WireError,
     decode_error,
     decode_result,
     encode_task,

@@ -17,6 +17,7 @@ from inference.errors import (
     ProviderSaturated,
     ProviderTimedOut,
 )
+from inference.frames import WireError
 from inference.task import (
     BoxPrompt,
     Mask,
@@ -152,14 +153,14 @@ def test_the_unchanged_frame_is_accepted() -> None:
     ],
 )
 def test_a_departure_from_the_format_is_refused(changes: dict[str, object]) -> None:
-    with pytest.raises(wire.WireError):
+    with pytest.raises(WireError):
         wire.decode_task(task_frame(**changes))
 
 
 @given(st.binary(max_size=200))
 def test_noise_is_refused(noise: bytes) -> None:
     for decode in (wire.decode_task, wire.decode_result, wire.decode_error):
-        with pytest.raises(wire.WireError):
+        with pytest.raises(WireError):
             decode(noise)
 
 
@@ -169,18 +170,18 @@ def test_a_damaged_frame_is_refused_or_read_but_never_crashes(data: st.DataObjec
     place = data.draw(st.integers(0, len(frame) - 1))
     frame[place] = data.draw(st.integers(0, 255))
     end = data.draw(st.integers(0, len(frame)))
-    with contextlib.suppress(wire.WireError):
+    with contextlib.suppress(WireError):
         wire.decode_task(bytes(frame[:end]))
 
 
 def test_kinds_are_not_mixed_up() -> None:
-    with pytest.raises(wire.WireError, match="result was expected"):
+    with pytest.raises(WireError, match="result was expected"):
         wire.decode_result(task_frame())
 
 
 def test_nesting_does_not_exhaust_the_stack() -> None:
     header = b'{"blobs":' + b"[" * 100_000 + b"}"
-    with pytest.raises(wire.WireError):
+    with pytest.raises(WireError):
         wire.decode_task(b"SAM3\x01\x01" + struct.pack("!I", len(header)) + header)
 
 
