@@ -17,7 +17,6 @@ from gateway.embedded.data_folder import DataFolder, running_gateway
 from gateway.embedded.errors import EmbeddedError
 from gateway.embedded.kept_secrets import read_secrets
 from gateway.embedded.postgres import embedded_dsn
-from gateway.errors import describe
 from gateway.identifiers import parse_id
 from gateway.settings import Settings
 from gateway.tenants.errors import TenantError
@@ -44,10 +43,8 @@ def run(work: Callable[[Database, Settings], Coroutine[Any, Any, Result]]) -> Re
 
     try:
         return asyncio.run(connected())
-    except EmbeddedError as error:
+    except (TenantError, BillingError, EmbeddedError) as error:
         raise CliError(str(error)) from error
-    except (TenantError, BillingError) as error:
-        raise CliError(describe(error).message) from error
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, SQLAlchemyError) as error:
         raise CliError(f"The database does not answer as expected: {_first_line(error)}") from error
 

@@ -121,7 +121,7 @@ def test_doctor_says_what_is_wrong(stopped: Machine) -> None:
         (["wallet", "show", "--organization", "acme"], 2, "org_"),
         (["wallet", "show", "--organization", "org_" + "0" * 32], 1, "wallet"),
         (["wallet", "credit", "--organization", "{org}", "--usd", "a lot", "--reason", "x"], 1, "dollars"),
-        (["wallet", "credit", "--organization", "{org}", "--usd", "-9", "--reason", "x"], 1, "credit"),
+        (["wallet", "credit", "--organization", "{org}", "--usd", "-9", "--reason", "x"], 1, "available"),
         (["keys", "create", "--organization", "{org}", "--model", "gpt-5"], 2, "gpt-5"),
         (["keys", "revoke", "key_" + "0" * 32], 1, "no such API key"),
         (["segment", "nowhere.png", "--prompt", "x"], 2, "nowhere.png"),
