@@ -3,6 +3,7 @@
 Each is one frame (inference/frames.py): pictures and run lengths travel as blobs, everything else in the header.
 """
 
+import math
 from typing import Any
 
 from inference.errors import (
@@ -34,8 +35,8 @@ RETRY_AFTER_HEADER = "retry-after-ms"
 
 TASK_BYTES_MAX = 64 * 1024 * 1024
 RESULT_BYTES_MAX = 1024 * 1024 * 1024
-TEXT_CHARACTERS_MAX = 20_000
-PROMPTS_MAX = 20_000  # points, and as many boxes; the pool's own, far lower limit is refused with words
+TEXT_CHARACTERS_MAX = 10_000
+PROMPTS_MAX = 1_000  # points, and as many boxes; the pool accepts fewer still
 
 # --- tasks ------------------------------------------------------------------------------------------------------------
 
@@ -61,7 +62,8 @@ def _take_picture(members: Members) -> Picture:
 
 
 def encode_task(task: SegmentTask) -> bytes:
-    """One frame of kind task. Raises ValueError for numbers that JSON has no form for (NaN, infinities)."""
+    """One frame of kind task. Raises InputRejected for what no frame has room or a form for."""
+    _check_sendable(task)
     prompt, rendering = task.prompt, task.rendering
     blobs = [task.picture.data] + ([prompt.mask.data] if prompt.mask else [])
     header = {
@@ -86,6 +88,28 @@ def encode_task(task: SegmentTask) -> bytes:
         "organization": task.organization,
     }
     return encode_frame(FrameKind.TASK, header, blobs)
+
+
+def _check_sendable(task: SegmentTask) -> None:
+    prompt = task.prompt
+    if len(prompt.text or "") > TEXT_CHARACTERS_MAX:
+        raise InputRejected(f"The prompt is longer than {TEXT_CHARACTERS_MAX} characters.", field="prompt")
+    for name, items in (("points", prompt.points), ("boxes", prompt.boxes)):
+        if len(items) > PROMPTS_MAX:
+            raise InputRejected(f"There are more than {PROMPTS_MAX} {name}.", field=name)
+    coordinates = {
+        "points": [value for point in prompt.points for value in (point.x, point.y)],
+        "boxes": [value for box in prompt.boxes for value in (box.x_min, box.y_min, box.x_max, box.y_max)],
+        "threshold": [task.threshold],
+    }
+    for name, values in coordinates.items():
+        if not all(map(math.isfinite, values)):
+            raise InputRejected(f"A number in {name} is not finite.", field=name)
+    nbytes = len(task.picture.data) + (len(prompt.mask.data) if prompt.mask else 0)
+    if nbytes + HEADER_BYTES_MAX > TASK_BYTES_MAX:
+        raise InputRejected(
+            f"The picture is larger than {(TASK_BYTES_MAX - HEADER_BYTES_MAX) // 1024 // 1024} MiB.", field="picture"
+        )
 
 
 def decode_task(data: bytes) -> SegmentTask:

@@ -70,10 +70,7 @@ class LocalPool:
         A pool that certainly did not begin (unreachable, full, without the model) is passed over for the next one.
         Raises InputRejected, ProviderFailed, ProviderTimedOut, ProviderSaturated or ModelUnavailable.
         """
-        try:
-            body = encode_task(task)
-        except ValueError as error:
-            raise InputRejected("A coordinate of the prompt is not a finite number.", field="points") from error
+        body = encode_task(task)
         refusals: list[ProviderSaturated | ModelUnavailable] = []
         for endpoint in sorted(self._endpoints, key=lambda endpoint: endpoint.in_flight):
             endpoint.in_flight += 1
