@@ -169,6 +169,6 @@ def _checked(url: str, *, base: httpx.URL | None = None) -> httpx.URL:
         raise AddressBlocked("Pictures are fetched over http and https only.")
     if parsed.userinfo:
         raise AddressBlocked("A picture's URL may not carry a user name or password.")
-    if not parsed.host:
-        raise PictureUnreadable("The picture's URL names no host.")
+    if not parsed.host or parsed.port == 0:  # httpcore takes port 0 for the usual one
+        raise PictureUnreadable("The picture's URL names no host, or port 0.")
     return parsed
