@@ -12,7 +12,7 @@ from starlette.formparsers import MultiPartException
 
 from billing.money import format_usd
 from gateway.auth import Caller
-from gateway.calls import Call, Completed, StoredMask
+from gateway.call import Call, Completed, StoredMask
 from gateway.catalog import Model, find_model
 from gateway.dependencies import caller_of, metered_caller_of, resources_of
 from gateway.dialect import answering, call_timeout_seconds, merge_headers, require_inside
