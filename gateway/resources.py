@@ -27,7 +27,7 @@ from gateway.rate_limit import RateLimiter, open_rate_limiter
 from gateway.settings import Settings
 from gateway.tenants.key_directory import PostgresKeyDirectory
 from gateway.tenants.key_format import Peppers
-from inference.provider import Deployment
+from inference.provider import Deployment, Provider
 from inference.providers.local import LocalPool
 from inference.router import Router
 from migrations.upgrade import application_role
@@ -36,7 +36,7 @@ log = structlog.get_logger(__name__)
 
 EXPIRY_INTERVAL_SECONDS = 5.0
 EXPIRY_BATCH = 500
-MEDIA_SWEEP_INTERVAL_SECONDS = 600.0
+MEDIA_SWEEP_INTERVAL_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ class Resources:
 
 
 @asynccontextmanager
-async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
+async def open_resources(settings: Settings, provider: Provider | None = None) -> AsyncIterator[Resources]:
     """Open all of it. Leaving refuses new calls, lets running ones settle, then closes.
 
     `settings` must be complete: database, pool addresses and secrets are there. Raises OSError or asyncpg's errors
@@ -81,7 +81,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         media = open_media_store(settings, links)
         pool = LocalPool(settings.pool_urls)
         stack.push_async_callback(pool.aclose)
-        router = Router({model.id: [Deployment("pool", pool)] for model in MODELS})
+        router = Router({model.id: [Deployment("pool", provider or pool)] for model in MODELS})
         journal = Journal(database.pool)
         journaling = asyncio.create_task(journal.run())
         stack.push_async_callback(_finish, journal, journaling)

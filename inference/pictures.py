@@ -4,11 +4,13 @@ Nothing is decompressed here, so a small file that unpacks to gigabytes is refus
 """
 
 import io
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin
 
+from inference.avif_boxes import has_bounded_tables, is_avif
 from inference.errors import InputRejected
 from inference.task import Picture
 
@@ -22,9 +24,14 @@ MEDIA_TYPES = {
 PIXELS_MAX = 50_000_000
 SIDE_PIXELS_MAX = 16_384
 ASPECT_MAX = 200
+HEADER_READS_MAX = 10_000
 
 # Pillow's own bound only warns, and it is replaced by the stricter ones above.
 Image.MAX_IMAGE_PIXELS = None
+# Comments of a PNG are decompressed while it is opened; the default would let each take 64 MiB.
+PngImagePlugin.MAX_TEXT_MEMORY = 4 * 1024 * 1024
+# One line for each odd entry, of which a hostile file has thousands. Bad metadata is not the operator's business.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +53,20 @@ def open_header(data: bytes, *, field: str = "picture") -> PictureHeader:
     """
     if not data:
         raise InputRejected("The picture is empty.", field=field)
+    file = _HeaderFile(data)
     try:
-        image = Image.open(io.BytesIO(data), formats=tuple(MEDIA_TYPES))
+        if is_avif(data) and not has_bounded_tables(data):
+            raise _EndlessHeader
+        image = Image.open(file, formats=tuple(MEDIA_TYPES))
+    except _EndlessHeader:
+        raise InputRejected(
+            "The picture's header is longer than any picture needs: save it again without metadata.", field=field
+        ) from None
     except Exception as error:  # each of Pillow's readers has its own ways to fail on hostile bytes
         raise InputRejected(
             "This is not a picture that can be read: send JPEG, PNG, WebP, GIF or AVIF.", field=field
         ) from error
+    file.reads_left = None
     width, height = image.size
     _check_size(width, height, field)
     orientation = _orientation(image)
@@ -64,6 +79,27 @@ def inspect(data: bytes, *, field: str = "picture") -> Picture:
     """The picture with its displayed size and true media type, whatever its sender called it. Raises InputRejected."""
     header = open_header(data, field=field)
     return Picture(data=data, media_type=MEDIA_TYPES[header.format], width=header.width, height=header.height)
+
+
+class _EndlessHeader(Exception):
+    """The header is made to keep its reader busy."""
+
+
+class _HeaderFile(io.BytesIO):
+    """Bytes that may be read in so many pieces until `reads_left` is set to None, for the pixels.
+
+    Headers are read by loops over their parts, and nothing else bounds how many parts there are: 15 MB of padding in a
+    JPEG took six seconds.
+    """
+
+    reads_left: int | None = HEADER_READS_MAX
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.reads_left is not None:
+            self.reads_left -= 1
+            if self.reads_left < 0:
+                raise _EndlessHeader
+        return super().read(size)
 
 
 def _check_size(width: int, height: int, field: str) -> None:

@@ -1,24 +1,10 @@
-"""The frames that a gateway and a SAM 3 pool exchange: one JSON header and the pictures behind it, unencoded.
+"""What a gateway and a SAM 3 pool say to each other: a task one way, a result or an error the other.
 
-A frame is, in network byte order,
-
-    4 bytes   magic "SAM3"
-    1 byte    version
-    1 byte    kind: task, result or error
-    4 bytes   length of the header in bytes
-    header    JSON; its member "blobs" lists the lengths of what follows, in bytes
-    blobs     back to back, nothing after them
-
-Both sides parse strictly: unknown or missing members, wrong types, lengths that do not add up and sizes over the bounds
-below raise `WireError`. Blobs are referred to by their index.
+Each is one frame (inference/frames.py): pictures and run lengths travel as blobs, everything else in the header.
 """
 
-import json
-import struct
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from enum import IntEnum, StrEnum
-from typing import Any, TypeVar
+import math
+from typing import Any
 
 from inference.errors import (
     InferenceError,
@@ -28,6 +14,7 @@ from inference.errors import (
     ProviderSaturated,
     ProviderTimedOut,
 )
+from inference.frames import BLOBS_MAX, HEADER_BYTES_MAX, FrameKind, Members, WireError, decode_frame, encode_frame
 from inference.task import (
     BoxPrompt,
     Mask,
@@ -46,139 +33,10 @@ MEDIA_TYPE = "application/x-sam3-frame"
 DEADLINE_HEADER = "x-deadline-ms"
 RETRY_AFTER_HEADER = "retry-after-ms"
 
-HEADER_BYTES_MAX = 4 * 1024 * 1024
 TASK_BYTES_MAX = 64 * 1024 * 1024
 RESULT_BYTES_MAX = 1024 * 1024 * 1024
-BLOBS_MAX = 64
-TEXT_CHARACTERS_MAX = 20_000
-PROMPTS_MAX = 20_000  # points, and as many boxes; the pool's own, far lower limit is refused with words
-
-_MAGIC = b"SAM3"
-_VERSION = 1
-_PREFIX = struct.Struct("!4sBBI")
-
-_T = TypeVar("_T")
-_Choice = TypeVar("_Choice", bound=StrEnum)
-
-
-class FrameKind(IntEnum):
-    """What a frame carries."""
-
-    TASK = 1
-    RESULT = 2
-    ERROR = 3
-
-
-class WireError(ValueError):
-    """The bytes are not a frame of the expected kind; the message says where they depart from it."""
-
-
-# --- frames -----------------------------------------------------------------------------------------------------------
-
-
-def _frame(kind: FrameKind, header: dict[str, Any], blobs: Sequence[bytes]) -> bytes:
-    header["blobs"] = [len(blob) for blob in blobs]
-    encoded = json.dumps(header, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
-    return b"".join((_PREFIX.pack(_MAGIC, _VERSION, kind, len(encoded)), encoded, *blobs))
-
-
-@dataclass(slots=True)
-class _Members:
-    """A JSON object that has to be read completely."""
-
-    values: dict[str, Any]
-    where: str
-    blobs: Sequence[bytes] = field(default_factory=tuple)
-
-    def take(self, name: str, kind: type[_T]) -> _T:
-        """The member `name`, which must be of `kind`; an int passes for a float, a bool for neither."""
-        if name not in self.values:
-            raise WireError(f"{self.where} lacks '{name}'")
-        value = self.values.pop(name)
-        if kind is float and type(value) is int:
-            value = float(value)
-        if type(value) is not kind:
-            raise WireError(f"{self.where}.{name} is not of type {kind.__name__}")
-        return value
-
-    def take_optional(self, name: str, kind: type[_T]) -> _T | None:
-        """As `take`, or None where the member is null."""
-        if name in self.values and self.values[name] is None:
-            del self.values[name]
-            return None
-        return self.take(name, kind)
-
-    def take_object(self, name: str) -> "_Members":
-        return _Members(self.take(name, dict), f"{self.where}.{name}", self.blobs)
-
-    def take_list(self, name: str, length_max: int) -> list["_Members"]:
-        items = self.take(name, list)
-        if len(items) > length_max:
-            raise WireError(f"{self.where}.{name} has more than {length_max} items")
-        if not all(isinstance(item, dict) for item in items):
-            raise WireError(f"{self.where}.{name} holds something else than objects")
-        return [_Members(item, f"{self.where}.{name}[{i}]", self.blobs) for i, item in enumerate(items)]
-
-    def take_blob(self, name: str) -> bytes:
-        index = self.take(name, int)
-        if not 0 <= index < len(self.blobs):
-            raise WireError(f"{self.where}.{name} refers to no blob")
-        return self.blobs[index]
-
-    def take_optional_blob(self, name: str) -> bytes | None:
-        """As `take_blob`, or None where the member is null."""
-        if self.values.get(name) is None:
-            return self.take_optional(name, bytes)
-        return self.take_blob(name)
-
-    def end(self) -> None:
-        if self.values:
-            raise WireError(f"{self.where} has unknown members: {', '.join(sorted(self.values))[:200]}")
-
-
-def _parse(data: bytes, expected: FrameKind, bytes_max: int) -> _Members:
-    """The header of a frame of the `expected` kind, with its blobs."""
-    start = _check_prefix(data, expected, bytes_max)
-    try:
-        header = json.loads(data[_PREFIX.size : start], parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise WireError("header is not JSON") from error
-    if not isinstance(header, dict):
-        raise WireError("header is not an object")
-    members = _Members(header, "frame")
-    lengths = members.take("blobs", list)
-    if len(lengths) > BLOBS_MAX or not all(type(n) is int and n >= 0 for n in lengths):
-        raise WireError("blob lengths are not a short list of whole numbers")
-    if start + sum(lengths) != len(data):
-        raise WireError("blob lengths do not add up to the frame")
-    blobs = []
-    for length in lengths:
-        blobs.append(data[start : start + length])
-        start += length
-    members.blobs = blobs
-    return members
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _check_prefix(data: bytes, expected: FrameKind, bytes_max: int) -> int:
-    """Where the header ends."""
-    if len(data) > bytes_max:
-        raise WireError(f"frame of more than {bytes_max} bytes")
-    if len(data) < _PREFIX.size:
-        raise WireError("frame shorter than its prefix")
-    magic, version, kind, header_bytes = _PREFIX.unpack_from(data)
-    start = _PREFIX.size + int(header_bytes)
-    if magic != _MAGIC or version != _VERSION:
-        raise WireError("not a frame of this version")
-    if kind != expected:
-        raise WireError(f"frame of kind {kind} where {expected.name.lower()} was expected")
-    if header_bytes > HEADER_BYTES_MAX or start > len(data):
-        raise WireError("header longer than allowed or than the frame")
-    return start
-
+TEXT_CHARACTERS_MAX = 10_000
+PROMPTS_MAX = 1_000  # points, and as many boxes; the pool accepts fewer still
 
 # --- tasks ------------------------------------------------------------------------------------------------------------
 
@@ -192,7 +50,7 @@ def _picture_header(picture: Picture, blob: int) -> dict[str, Any]:
     }
 
 
-def _take_picture(members: _Members) -> Picture:
+def _take_picture(members: Members) -> Picture:
     picture = Picture(
         data=members.take_blob("blob"),
         media_type=members.take("media_type", str),
@@ -204,7 +62,8 @@ def _take_picture(members: _Members) -> Picture:
 
 
 def encode_task(task: SegmentTask) -> bytes:
-    """One frame of kind task. Raises ValueError for numbers that JSON has no form for (NaN, infinities)."""
+    """One frame of kind task. Raises InputRejected for what no frame has room or a form for."""
+    _check_sendable(task)
     prompt, rendering = task.prompt, task.rendering
     blobs = [task.picture.data] + ([prompt.mask.data] if prompt.mask else [])
     header = {
@@ -228,12 +87,34 @@ def encode_task(task: SegmentTask) -> bytes:
         },
         "organization": task.organization,
     }
-    return _frame(FrameKind.TASK, header, blobs)
+    return encode_frame(FrameKind.TASK, header, blobs)
+
+
+def _check_sendable(task: SegmentTask) -> None:
+    prompt = task.prompt
+    if len(prompt.text or "") > TEXT_CHARACTERS_MAX:
+        raise InputRejected(f"The prompt is longer than {TEXT_CHARACTERS_MAX} characters.", field="prompt")
+    for name, items in (("points", prompt.points), ("boxes", prompt.boxes)):
+        if len(items) > PROMPTS_MAX:
+            raise InputRejected(f"There are more than {PROMPTS_MAX} {name}.", field=name)
+    coordinates = {
+        "points": [value for point in prompt.points for value in (point.x, point.y)],
+        "boxes": [value for box in prompt.boxes for value in (box.x_min, box.y_min, box.x_max, box.y_max)],
+        "threshold": [task.threshold],
+    }
+    for name, values in coordinates.items():
+        if not all(map(math.isfinite, values)):
+            raise InputRejected(f"A number in {name} is not finite.", field=name)
+    nbytes = len(task.picture.data) + (len(prompt.mask.data) if prompt.mask else 0)
+    if nbytes + HEADER_BYTES_MAX > TASK_BYTES_MAX:
+        raise InputRejected(
+            f"The picture is larger than {(TASK_BYTES_MAX - HEADER_BYTES_MAX) // 1024 // 1024} MiB.", field="picture"
+        )
 
 
 def decode_task(data: bytes) -> SegmentTask:
     """The task in a frame. Raises WireError; the pictures in it are not looked at."""
-    members = _parse(data, FrameKind.TASK, TASK_BYTES_MAX)
+    members = decode_frame(data, FrameKind.TASK, TASK_BYTES_MAX)
     text = members.take_optional("text", str)
     if text is not None and len(text) > TEXT_CHARACTERS_MAX:
         raise WireError(f"frame.text has more than {TEXT_CHARACTERS_MAX} characters")
@@ -249,7 +130,7 @@ def decode_task(data: bytes) -> SegmentTask:
             points=tuple(points),
             boxes=tuple(boxes),
             mask=mask,
-            mask_selects=_take_choice(members, "mask_selects", MaskSelects),
+            mask_selects=members.take_choice("mask_selects", MaskSelects),
         ),
         max_masks=members.take("max_masks", int),
         threshold=members.take("threshold", float),
@@ -260,7 +141,7 @@ def decode_task(data: bytes) -> SegmentTask:
     return task
 
 
-def _take_point(members: _Members) -> PointPrompt:
+def _take_point(members: Members) -> PointPrompt:
     point = PointPrompt(
         x=members.take("x", float),
         y=members.take("y", float),
@@ -271,7 +152,7 @@ def _take_point(members: _Members) -> PointPrompt:
     return point
 
 
-def _take_box(members: _Members) -> BoxPrompt:
+def _take_box(members: Members) -> BoxPrompt:
     x_min, y_min, x_max, y_max = _numbers(members, "box", 4)
     box = BoxPrompt(
         x_min=x_min,
@@ -285,22 +166,14 @@ def _take_box(members: _Members) -> BoxPrompt:
     return box
 
 
-def _numbers(members: _Members, name: str, count: int) -> list[float]:
+def _numbers(members: Members, name: str, count: int) -> list[float]:
     values = members.take(name, list)
     if len(values) != count or not all(type(v) in (int, float) for v in values):
         raise WireError(f"{members.where}.{name} is not a list of {count} numbers")
     return [float(v) for v in values]
 
 
-def _take_choice(members: _Members, name: str, choices: type[_Choice]) -> _Choice:
-    value = members.take(name, str)
-    try:
-        return choices(value)
-    except ValueError as error:
-        raise WireError(f"{members.where}.{name}: {error}") from error
-
-
-def _take_rendering(members: _Members) -> Rendering:
+def _take_rendering(members: Members) -> Rendering:
     fit_within = None
     if members.values.get("fit_within") is None:
         members.take_optional("fit_within", list)
@@ -308,8 +181,8 @@ def _take_rendering(members: _Members) -> Rendering:
         width, height = _numbers(members, "fit_within", 2)
         fit_within = (int(width), int(height))
     rendering = Rendering(
-        style=_take_choice(members, "style", MaskStyle),
-        format=_take_choice(members, "format", PictureFormat),
+        style=members.take_choice("style", MaskStyle),
+        format=members.take_choice("format", PictureFormat),
         max_pictures=members.take("max_pictures", int),
         fit_within=fit_within,
     )
@@ -345,12 +218,12 @@ def encode_result(result: SegmentResult) -> bytes:
         "height": result.height,
         "timings_ms": {name: round(value, 3) for name, value in result.timings_ms.items()},
     }
-    return _frame(FrameKind.RESULT, header, blobs)
+    return encode_frame(FrameKind.RESULT, header, blobs)
 
 
 def decode_result(data: bytes) -> SegmentResult:
     """The result in a frame. Raises WireError."""
-    members = _parse(data, FrameKind.RESULT, RESULT_BYTES_MAX)
+    members = decode_frame(data, FrameKind.RESULT, RESULT_BYTES_MAX)
     masks = []
     for item in members.take_list("masks", BLOBS_MAX):
         boxed = item.values.get("box") is not None
@@ -399,12 +272,12 @@ def encode_error(error: InferenceError) -> bytes:
         "field": error.field if isinstance(error, InputRejected) else None,
         "retry_after_seconds": getattr(error, "retry_after_seconds", None),
     }
-    return _frame(FrameKind.ERROR, header, ())
+    return encode_frame(FrameKind.ERROR, header, ())
 
 
 def decode_error(data: bytes) -> InferenceError:
     """The error in a frame, to be raised by the caller. Raises WireError when there is none."""
-    members = _parse(data, FrameKind.ERROR, HEADER_BYTES_MAX)
+    members = decode_frame(data, FrameKind.ERROR, HEADER_BYTES_MAX)
     kind = members.take("kind", str)
     message = members.take("message", str)
     at_fault = members.take_optional("field", str)

@@ -17,19 +17,35 @@ RESOLVE_TIMEOUT_SECONDS = 3.0
 RESOLVER_THREADS = 8
 ANSWERS_MAX = 32
 
-# `is_global` takes these for public, though they carry an IPv4 address that need not be.
-_TRANSLATED = tuple(
-    ip_network(network) for network in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "::/96")
+_GLOBAL_UNICAST = IPv6Network("2000::/3")  # all that is given out (IANA, "IPv6 Global Unicast Address Assignments")
+_PUBLIC_BY_NAME_ONLY: tuple[Network, ...] = tuple(
+    ip_network(network)
+    for network in (
+        "192.0.0.0/24",  # IETF protocol assignments; Python's releases differ about them
+        "192.31.196.0/24",  # AS112, answers of last resort for names that should not have been asked for
+        "192.52.193.0/24",  # AMT relays
+        "192.88.99.0/24",  # 6to4 relays
+        "192.175.48.0/24",  # AS112
+        "2001::/23",  # among them Teredo, whose addresses carry an IPv4 one that need not be public
+        "2002::/16",  # 6to4: likewise
+        "2620:4f:8000::/48",  # AS112
+        "3fff::/20",  # documentation
+    )
 )
+"""Special-purpose networks (registries of RFC 6890) that `is_global` takes for public, at least in some releases."""
 
 
 def is_public(address: Address) -> bool:
     """Whether the address belongs to the open internet in whatever way it is written."""
     if isinstance(address, IPv6Address):
+        if address.scope_id is not None:
+            return False
         if address.ipv4_mapped is not None:
             return is_public(address.ipv4_mapped)
-        if any(address in network for network in _TRANSLATED) or address.scope_id is not None:
+        if address not in _GLOBAL_UNICAST:
             return False
+    if any(address in network for network in _PUBLIC_BY_NAME_ONLY):
+        return False
     return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
 
 
@@ -47,14 +63,18 @@ class AddressBook:
         allow_networks: Sequence[Network] = (),
         allow_ports: Sequence[int] = (),
         resolve: Resolve | None = None,
+        resolve_timeout_seconds: float = RESOLVE_TIMEOUT_SECONDS,
     ) -> None:
         self._allow_networks = tuple(allow_networks)
         self._ports = PORTS | set(allow_ports)
         self._resolve = resolve or _system_resolve
+        self._resolve_timeout_seconds = resolve_timeout_seconds
         self._executor = ThreadPoolExecutor(RESOLVER_THREADS, thread_name_prefix="resolve")
 
     def may_connect(self, address: Address) -> bool:
         """Whether this address may be connected to."""
+        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
         return is_public(address) or any(address in network for network in self._allow_networks)
 
     def require_port(self, port: int) -> None:
@@ -69,12 +89,12 @@ class AddressBook:
         Raises AddressBlocked, or DownloadFailed where the name has no address or none is told in time.
         """
         try:
-            async with asyncio.timeout(RESOLVE_TIMEOUT_SECONDS):
+            async with asyncio.timeout(self._resolve_timeout_seconds):
                 loop = asyncio.get_running_loop()
                 answers = await loop.run_in_executor(self._executor, self._resolve, host, port)
         except TimeoutError:
             raise DownloadFailed(f"The name '{host[:100]}' could not be resolved in time.") from None
-        except (OSError, UnicodeError):
+        except (OSError, ValueError):  # ValueError: no name at all, such as one with a label of 64 letters
             raise DownloadFailed(f"The name '{host[:100]}' cannot be resolved.") from None
         addresses = [ip_address(answer) for answer in answers[:ANSWERS_MAX]]
         if not addresses:

@@ -1,8 +1,6 @@
 """Give out results under signed links."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from gateway.dependencies import ResourcesOf
 from gateway.dialects.openai_shape import OpenAIRoute
@@ -12,13 +10,14 @@ from gateway.media.store import MEDIA_TYPES, is_key
 router = APIRouter(route_class=OpenAIRoute, tags=["media"])
 
 
-@router.api_route("/media/{key:path}", methods=["GET", "HEAD"])
+@router.head("/media/{key:path}", include_in_schema=False)
+@router.get("/media/{key:path}")
 async def result(
     key: str,
     request: Request,
     resources: ResourcesOf,
-    expires: Annotated[str, Query(max_length=20)] = "",
-    signature: Annotated[str, Query(max_length=128)] = "",
+    expires: str = "",
+    signature: str = "",
 ) -> Response:
     """The file behind a link from an answer; needs no key, only the link.
 

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 from gateway.media.errors import LinkRefused
 
 LINK_SECONDS_MAX = 7 * 86_400
+MOMENT_DIGITS_MAX = 15
 _REFUSED = "This link is not valid, or it has expired. Links to results are given out anew by the call's prediction."
 
 
@@ -35,11 +36,15 @@ class LinkSigner:
         """How long the link is still good for. Raises LinkRefused if it is not."""
         good = False
         for key in self._keys:  # all of them, whichever matches: the time taken tells nothing
-            good |= hmac.compare_digest(_sign(key, path, expires).encode(), signature.encode())
-        if not good or not (expires.isascii() and expires.isdigit()) or int(expires) <= self._clock():
+            good |= hmac.compare_digest(_sign(key, path, expires).encode(), signature.encode("utf-8", "replace"))
+        if not good or not _is_moment(expires) or int(expires) <= self._clock():
             raise LinkRefused(_REFUSED)
         return int(expires) - int(self._clock())
 
 
+def _is_moment(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= MOMENT_DIGITS_MAX
+
+
 def _sign(key: bytes, path: str, expires: str) -> str:
-    return hmac.new(key, f"{path}\n{expires}".encode(), hashlib.sha256).hexdigest()
+    return hmac.new(key, f"{path}\n{expires}".encode("utf-8", "replace"), hashlib.sha256).hexdigest()

@@ -1,6 +1,7 @@
 """Where results are kept until their time is up."""
 
 import asyncio
+import contextlib
 import os
 import re
 import secrets
@@ -19,10 +20,13 @@ EXTENSIONS = {
     "image/webp": "webp",
 }
 MEDIA_TYPES = {extension: media_type for media_type, extension in EXTENSIONS.items()}
-SWEEP_BATCH = 10_000
+SWEEP_BATCH = 100_000
 ROUTE = "/media/"
 
-_KEY = re.compile(r"[0-9a-f]{32}/[0-9]{8}/[A-Za-z0-9_-]{27}\.(?:png|jpeg|webp)")
+_ORGANIZATION = re.compile(r"[0-9a-f]{32}")
+_DAY = re.compile(r"[0-9]{8}")
+_FILE = re.compile(r"[A-Za-z0-9_-]{27}\.(?:png|jpeg|webp)")
+_LEFT_OVER = re.compile(r"[A-Za-z0-9_-]{27}\.part")  # of a write that its process did not live to finish
 
 
 class MediaStore(Protocol):
@@ -44,8 +48,8 @@ class MediaStore(Protocol):
         """A link that opens `key` for so long, without any key of the customer."""
         ...
 
-    async def sweep(self, older_than: datetime) -> int:
-        """Delete up to SWEEP_BATCH files written before `older_than`; how many."""
+    async def sweep(self, older_than: datetime, *, limit: int = SWEEP_BATCH) -> int:
+        """Delete up to `limit` files written before `older_than`; how many. Again at once if it was `limit`."""
         ...
 
 
@@ -58,7 +62,7 @@ class LocalStore:
         self._signer = signer
 
     async def put(self, organization_id: UUID, data: bytes, media_type: str) -> str:
-        """Write under a temporary name, then rename: a reader sees the whole file or none."""
+        """Write the file and see it onto the disk."""
         extension = EXTENSIONS.get(media_type)
         if extension is None:
             raise ValueError(f"results are not of type {media_type}")
@@ -79,9 +83,9 @@ class LocalStore:
         """The gateway's address of the file with a signature."""
         return f"{self._base_url}{ROUTE}{key}?{self._signer.query(key, expires_in_seconds=expires_in_seconds)}"
 
-    async def sweep(self, older_than: datetime) -> int:
-        """Remove old files, and the day folders that this empties."""
-        return await asyncio.to_thread(_sweep, self._root, older_than)
+    async def sweep(self, older_than: datetime, *, limit: int = SWEEP_BATCH) -> int:
+        """Remove old files, and the day folders that this empties. What is not ours is left alone."""
+        return await asyncio.to_thread(_sweep, self._root, older_than, limit)
 
     def _path(self, key: str) -> Path:
         return self._root / key
@@ -89,7 +93,11 @@ class LocalStore:
 
 def is_key(text: str) -> bool:
     """Whether `text` has the form of our keys; nothing else ever becomes a path."""
-    return _KEY.fullmatch(text) is not None
+    match text.split("/"):
+        case [organization, day, file]:
+            return bool(_ORGANIZATION.fullmatch(organization) and _DAY.fullmatch(day) and _FILE.fullmatch(file))
+        case _:
+            return False
 
 
 def open_media_store(settings: Settings, signer: LinkSigner) -> MediaStore:
@@ -106,13 +114,22 @@ def open_media_store(settings: Settings, signer: LinkSigner) -> MediaStore:
 
 
 def _write(path: Path, data: bytes) -> None:
+    """Write under a temporary name and rename: a reader sees the whole file or none, also after a loss of power."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = path.with_suffix(f".{secrets.token_hex(4)}.part")
+    temporary = path.with_suffix(".part")
     try:
-        temporary.write_bytes(data)
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # results are paid for: they are on the disk before the charge is
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _read(path: Path) -> bytes | None:
@@ -122,23 +139,47 @@ def _read(path: Path) -> bytes | None:
         return None
 
 
-def _sweep(root: Path, older_than: datetime) -> int:
+def _sweep(root: Path, older_than: datetime, limit: int) -> int:
     """Day folders tell the date, so younger ones are not even listed."""
-    limit, day_limit = older_than.timestamp(), f"{older_than:%Y%m%d}"
+    older_than = older_than.astimezone(UTC)
     removed = 0
-    for day in sorted(root.glob("*/*")):
-        if day.name > day_limit:
-            continue
-        with os.scandir(day) as files:
-            for file in files:
-                if removed >= SWEEP_BATCH:
-                    return removed
-                if file.stat().st_mtime < limit:
-                    Path(file.path).unlink(missing_ok=True)
-                    removed += 1
-        if day.name < day_limit:
-            try:
+    for day in _day_folders(root, f"{older_than:%Y%m%d}"):
+        removed += _sweep_day(day, older_than.timestamp(), limit - removed)
+        if removed >= limit:
+            break
+        if day.name < f"{older_than:%Y%m%d}":
+            with contextlib.suppress(OSError):  # something younger, or of somebody else, is still in it
                 day.rmdir()
-            except OSError:
-                continue  # something younger is still in it
+    return removed
+
+
+def _day_folders(root: Path, last: str) -> list[Path]:
+    """Oldest first, so that no organization waits for another's files to go."""
+    folders = [
+        day
+        for organization in _folders(root, _ORGANIZATION)
+        for day in _folders(organization, _DAY)
+        if day.name <= last
+    ]
+    return sorted(folders, key=lambda day: day.name)
+
+
+def _folders(parent: Path, name: re.Pattern[str]) -> list[Path]:
+    with os.scandir(parent) as entries:
+        return [Path(entry) for entry in entries if name.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)]
+
+
+def _sweep_day(day: Path, limit_timestamp: float, limit: int) -> int:
+    removed = 0
+    try:
+        with os.scandir(day) as entries:
+            for entry in entries:
+                if removed >= limit:
+                    break
+                ours = _FILE.fullmatch(entry.name) or _LEFT_OVER.fullmatch(entry.name)
+                if ours and entry.stat(follow_symlinks=False).st_mtime < limit_timestamp:
+                    Path(entry).unlink()
+                    removed += 1
+    except FileNotFoundError:  # another process sweeps too; what it leaves is found the next time
+        pass
     return removed

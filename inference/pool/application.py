@@ -23,13 +23,13 @@ from inference.errors import (
     ProviderSaturated,
     ProviderTimedOut,
 )
+from inference.frames import WireError
 from inference.pool.metrics import PoolMetrics
 from inference.wire import (
     DEADLINE_HEADER,
     MEDIA_TYPE,
     RETRY_AFTER_HEADER,
     TASK_BYTES_MAX,
-    WireError,
     decode_task,
     encode_error,
     encode_result,

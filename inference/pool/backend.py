@@ -87,3 +87,13 @@ class Backend(Protocol):
     def memory_bytes(self) -> int:
         """Device memory in use; on a CPU the process's resident memory."""
         ...
+
+
+def exercise(backend: Backend) -> None:
+    """Run each kind of call once: it warms a new backend up and proves that an old one still works, or raises."""
+    side = backend.picture_side
+    (embedding,) = backend.encode([np.zeros((side, side, 3), dtype=np.uint8)])
+    tokens = backend.tokenize("visual")
+    backend.detect([DetectorRow(embedding, tokens, (), 0.0, 1)])
+    backend.detect([DetectorRow(embedding, tokens, ((0.5, 0.5, 0.5, 0.5, True),), 0.0, 1)])
+    backend.track([TrackerRow(embedding, ((0.5, 0.5, True),), None, None)])

@@ -58,7 +58,7 @@ def iou(one: Logits, other: Logits) -> float:
     """Intersection over union of two masks given as logits; 0 if both are empty."""
     first, second = one > 0, other > 0
     union = np.count_nonzero(first | second)
-    return np.count_nonzero(first & second) / union if union else 0.0
+    return float(np.count_nonzero(first & second) / union) if union else 0.0
 
 
 def _merge_concepts(found: Sequence[Sequence[Candidate]]) -> list[Chosen]:

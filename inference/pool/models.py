@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from inference.errors import ModelUnavailable
-from inference.pool.backend import Backend, DetectorRow, TrackerRow
+from inference.pool.backend import Backend, exercise
 from inference.pool.backends.checkpoint import load_checkpoint
 from inference.pool.backends.sam3 import Sam3Backend
 from inference.pool.settings import SHIPPED_CHECKPOINT, PoolSettings
@@ -75,18 +74,8 @@ def load_backend(folder: Path, device: torch.device) -> Backend:
     """One checkpoint, warmed up: half precision on an accelerator, single precision on a CPU."""
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     backend = Sam3Backend(load_checkpoint(folder, device=device, dtype=dtype))
-    warm_up(backend)
+    exercise(backend)
     return backend
-
-
-def warm_up(backend: Backend) -> None:
-    """Run each kind of call once, so that the first customer does not pay for lazy initialisation."""
-    side = backend.picture_side
-    (embedding,) = backend.encode([np.zeros((side, side, 3), dtype=np.uint8)])
-    tokens = backend.tokenize("visual")
-    backend.detect([DetectorRow(embedding, tokens, (), 0.0, 1)])
-    backend.detect([DetectorRow(embedding, tokens, ((0.5, 0.5, 0.5, 0.5, True),), 0.0, 1)])
-    backend.track([TrackerRow(embedding, ((0.5, 0.5, True),), None, None)])
 
 
 def checkpoint_name(folder: Path) -> str:

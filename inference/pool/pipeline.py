@@ -12,11 +12,11 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from inference.errors import InferenceError, ProviderFailed, ProviderSaturated
-from inference.pool.backend import Backend
+from inference.pool.backend import Backend, exercise
 from inference.pool.embedding_cache import EmbeddingCache
 from inference.pool.fair_queue import FairQueue
 from inference.pool.forward import run_batch
@@ -29,6 +29,7 @@ from inference.task import Mask, SegmentResult, SegmentTask
 
 _log = logging.getLogger(__name__)
 
+_CLOSE_POLL_SECONDS = 0.01
 _SMOOTHING = 0.2  # weight of the newest measurement in a moving average
 
 
@@ -46,13 +47,18 @@ class Pipeline:
         max_rows: int,
         cache_bytes: int,
         picture_threads: int,
+        on_device_lost: Callable[[], None] = lambda: None,
     ) -> None:
-        """`backends` by checkpoint name."""
+        """`backends` by checkpoint name. `on_device_lost` is called from the device's thread when a backend does not
+        work any more; from then on every request is refused.
+        """
         self._backends = dict(backends)
         self._metrics = metrics
         self._max_queue, self._max_queue_bytes = max_queue, max_queue_bytes
         self._max_batch, self._max_rows = max_batch, max_rows
         self._picture_threads = picture_threads
+        self._on_device_lost = on_device_lost
+        self._device_lost = False
         self.cache = EmbeddingCache(cache_bytes)
 
         self._lock = threading.Lock()
@@ -64,6 +70,8 @@ class Pipeline:
 
         self._waiting: FairQueue[Job] = FairQueue()
         self._prepared: queue.Queue[Job | None] = queue.Queue(maxsize=2 * max_batch)
+        # Rendering may be slower than the device (large overlays); then the device waits, not a growing pile of pixels.
+        self._renderings = threading.Semaphore(max_batch + 2 * picture_threads)
         self._renderers = ThreadPoolExecutor(picture_threads, thread_name_prefix="render")
         self._preparers = [
             threading.Thread(target=self._prepare_jobs, name=f"prepare-{i}", daemon=True)
@@ -91,7 +99,9 @@ class Pipeline:
         if self._held >= self._max_queue or self._held_bytes + nbytes > self._max_queue_bytes:
             raise ProviderSaturated("The pool's queue is full.", retry_after_seconds=max(wait / 2, 0.05))
         left = deadline - time.monotonic()
-        if wait > left:
+        # An idle pool tries, whatever it measured before: otherwise one slow request could close it to hasty callers
+        # for good, as nothing would ever be measured again.
+        if left <= 0 or (self._held and wait > left):
             raise ProviderSaturated(
                 f"The pool would need about {wait:.1f} s and the caller waits {max(left, 0):.1f} s.",
                 retry_after_seconds=max(wait - left, 0.05),
@@ -173,15 +183,31 @@ class Pipeline:
         for job in jobs:
             job.seconds["inference"] = seconds
             if not job.future.done():
-                self._renderers.submit(self._render, job)
+                self._renderings.acquire()
+                self._renderers.submit(self._render, job).add_done_callback(lambda _: self._renderings.release())
 
     def _run_backend(self, backend: Backend, jobs: list[Job]) -> None:
+        if self._device_lost:
+            for job in jobs:
+                job.fail(ProviderSaturated("The pool has lost its device and is starting again."))
+            return
         try:
             run_batch(backend, jobs, self.cache, max_pictures=self._max_batch, max_rows=self._max_rows)
         except Exception:
             _log.exception("a batch of %d requests failed", len(jobs))
             for job in jobs:
                 job.fail(ProviderFailed("The pool failed on this request."))
+        if all(job.future.done() for job in jobs):
+            self._check_device(backend)
+
+    def _check_device(self, backend: Backend) -> None:
+        """After a batch in which nothing succeeded: is it the requests, or does the device answer nobody any more?"""
+        try:
+            exercise(backend)
+        except Exception:
+            _log.critical("the device does not work any more", exc_info=True)
+            self._device_lost = True
+            self._on_device_lost()
 
     def _render(self, job: Job) -> None:
         prepared = job.prepared
@@ -218,6 +244,8 @@ class Pipeline:
         except queue.Full:
             _log.warning("the device is still busy; its thread is left behind")
         self._device.join(max(0.0, deadline - time.monotonic()))
+        while self._held and time.monotonic() < deadline:
+            time.sleep(_CLOSE_POLL_SECONDS)
         self._renderers.shutdown(wait=False, cancel_futures=True)
 
 

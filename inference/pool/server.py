@@ -22,7 +22,9 @@ from inference.pool.settings import PoolSettings
 _log = logging.getLogger("inference.pool")
 
 EXIT_UNUSABLE = 78  # EX_CONFIG: starting again without a change will not help
+EXIT_DEVICE_LOST = 70  # EX_SOFTWARE: whoever supervises the pool is to start it again
 _PR_SET_PDEATHSIG = 1
+_KEEP_ALIVE_SECONDS = 75  # longer than any client of ours keeps an idle connection, so that it is never cut mid-request
 _PARENT_POLL_SECONDS = 1.0
 _DRAIN_POLL_SECONDS = 0.02
 _CLOSE_TIMEOUT_SECONDS = 2.0
@@ -89,6 +91,7 @@ def main(settings: PoolSettings | None = None) -> int:
         access_log=False,
         log_config=None,
         log_level="warning",
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=max(1, int(settings.drain_timeout_seconds)),
         ws="none",
     )
@@ -118,6 +121,7 @@ def _load(settings: PoolSettings, application: PoolApplication, server: _PoolSer
             max_rows=settings.max_rows,
             cache_bytes=settings.cache_bytes,
             picture_threads=settings.picture_threads or settings.cores,
+            on_device_lost=lambda: server.stop(EXIT_DEVICE_LOST),
         )
     except Exception as error:
         _log.error("the pool cannot start: %s", error, exc_info=type(error).__name__ != "CheckpointUnusable")

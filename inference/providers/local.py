@@ -15,13 +15,13 @@ from inference.errors import (
     ProviderSaturated,
     ProviderTimedOut,
 )
+from inference.frames import WireError
 from inference.task import SegmentResult, SegmentTask
 from inference.wire import (
     DEADLINE_HEADER,
     MEDIA_TYPE,
     RESULT_BYTES_MAX,
     RETRY_AFTER_HEADER,
-    WireError,
     decode_error,
     decode_result,
     encode_task,
@@ -30,6 +30,7 @@ from inference.wire import (
 _CONNECT_TIMEOUT_SECONDS = 2.0
 _HEALTH_TIMEOUT_SECONDS = 2.0
 _CONNECTIONS_MAX = 1024
+_KEEP_ALIVE_SECONDS = 30.0  # well below the pool's, so that no request is sent into a connection that is being closed
 _RETRY_AFTER_SECONDS_MAX = 60.0
 _UNREACHABLE_RETRY_SECONDS = 1.0
 
@@ -42,7 +43,7 @@ class _Endpoint:
         self.in_flight = 0
         address = urlsplit(url)
         if transport is None:
-            limits = httpx.Limits(max_connections=_CONNECTIONS_MAX, max_keepalive_connections=_CONNECTIONS_MAX)
+            limits = httpx.Limits(max_connections=_CONNECTIONS_MAX, keepalive_expiry=_KEEP_ALIVE_SECONDS)
             path = address.path if address.scheme == "unix" else None
             if address.scheme not in ("http", "https", "unix") or path == "":
                 raise ValueError(f"a pool's URL is http://host:port or unix:///path, not '{url}'")
@@ -69,10 +70,7 @@ class LocalPool:
         A pool that certainly did not begin (unreachable, full, without the model) is passed over for the next one.
         Raises InputRejected, ProviderFailed, ProviderTimedOut, ProviderSaturated or ModelUnavailable.
         """
-        try:
-            body = encode_task(task)
-        except ValueError as error:
-            raise InputRejected("A coordinate of the prompt is not a finite number.", field="points") from error
+        body = encode_task(task)
         refusals: list[ProviderSaturated | ModelUnavailable] = []
         for endpoint in sorted(self._endpoints, key=lambda endpoint: endpoint.in_flight):
             endpoint.in_flight += 1

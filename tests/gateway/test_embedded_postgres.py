@@ -1,7 +1,9 @@
 """The embedded PostgreSQL: durable, alone on its folder, gone with its parent, and clear about what is wrong."""
 
 import asyncio
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +16,7 @@ import asyncpg
 import psutil
 import pytest
 
+from gateway.embedded.child import LAUNCHER
 from gateway.embedded.data_folder import DataFolder
 from gateway.embedded.errors import AlreadyRunningError, EmbeddedError
 from gateway.embedded.postgres import EmbeddedPostgres, embedded_dsn
@@ -139,6 +142,27 @@ async def test_root_s_closed_folders_stay_closed_and_work(tmp_path: Path) -> Non
         assert await execute(postgres.dsn, "SELECT 1") == 1
     assert closed.stat().st_mode & 0o777 == 0o700
     assert closed.stat().st_uid == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives up privileges")
+def test_programs_in_a_closed_folder_run_without_root_and_find_their_files(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    program = shutil.copy("/bin/sh", closed / "sh")
+    (closed / "file").write_text("", encoding="utf-8")
+    order = {
+        # `test -r` of most shells asks access(2), as initdb does.
+        "command": [str(program), "-c", f"test -r {closed / 'file'} && id -un && (: > {closed / 'new'}) || echo no"],
+        "parent_pid": os.getpid(),
+        "death_signal": int(signal.SIGKILL),
+        "user": "nobody",
+        "reach": [str(program), str(closed)],
+        "inherit": True,
+        "environment": {},
+    }
+    launched = [sys.executable, "-I", "-S", str(LAUNCHER), json.dumps(order)]
+    said = subprocess.run(launched, check=True, capture_output=True, text=True).stdout.split()
+    assert said == ["nobody", "no"]
 
 
 async def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:

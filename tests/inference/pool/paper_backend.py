@@ -21,7 +21,8 @@ class PaperBackend:
     """Finds one 4 x 4 square for any text; for a click, a square around it.
 
     `gate` can be cleared to keep the device busy; `calls` records the size of every model call. The text "crash" makes
-    any call with it raise, "nan" makes its row alone fail; more than `rows_max` rows or pictures do not fit.
+    any call with it raise, "nan" makes its row alone fail; more than `rows_max` rows or pictures do not fit. Once
+    `broken`, every call raises.
     """
 
     picture_side = 16
@@ -33,6 +34,7 @@ class PaperBackend:
         self.gate.set()
         self.entered = threading.Event()
         self.rows_max = rows_max
+        self.broken = False
         self.calls: list[tuple[str, int]] = []
         self.texts: list[str] = []
 
@@ -69,6 +71,8 @@ class PaperBackend:
         if not self.gate.wait(30):
             raise RuntimeError("the test forgot to open the gate")
         self.calls.append((kind, count))
+        if self.broken:
+            raise RuntimeError("the device fell off the bus")
         if count > self.rows_max:
             raise DeviceOutOfMemory(f"{count} do not fit")
 

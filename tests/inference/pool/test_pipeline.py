@@ -1,5 +1,6 @@
 """What the pool's stages promise: bounds, fairness, batches, and that one bad request stays one."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
@@ -145,9 +146,29 @@ def test_pictures_in_the_queue_are_bounded_by_bytes(make: Callable[..., Pipeline
 def test_a_wait_beyond_the_callers_deadline_is_refused(make: Callable[..., Pipeline]) -> None:
     backend = PaperBackend()
     pipeline = make(backend)
-    submit(pipeline).future.result(10)
+    slow = hold(pipeline, backend)
+    time.sleep(0.3)
+    backend.gate.set()
+    slow.future.result(10)  # it is now known to take 0.3 s and more
+    again = hold(pipeline, backend)
+    with pytest.raises(ProviderSaturated, match="caller waits"):
+        submit(pipeline, seconds=0.1)
     with pytest.raises(ProviderSaturated, match="caller waits"):
         submit(pipeline, seconds=0.0)
+    backend.gate.set()
+    again.future.result(10)
+
+
+def test_an_idle_pool_tries_however_slow_it_was_before(make: Callable[..., Pipeline]) -> None:
+    backend = PaperBackend()
+    pipeline = make(backend)
+    slow = hold(pipeline, backend)
+    time.sleep(0.3)
+    backend.gate.set()
+    slow.future.result(10)
+    assert pipeline.estimated_wait_seconds() > 0.1
+    hasty = submit(pipeline, "hasty", seconds=0.1)  # admitted; whether it is in time is another matter
+    assert wait([hasty.future], 10).done
 
 
 def test_who_hung_up_or_is_too_late_costs_no_device_time(make: Callable[..., Pipeline]) -> None:
@@ -214,6 +235,25 @@ def test_an_overlay_of_a_cached_picture_still_shows_the_picture(make: Callable[.
     first, second = (submit(pipeline, rendering=rendering).future.result(10).masks[0].picture for _ in range(2))
     assert first is not None
     assert first == second
+
+
+def test_a_device_that_answers_nobody_is_reported_and_everybody_told(make: Callable[..., Pipeline]) -> None:
+    backend, lost = PaperBackend(), threading.Event()
+    pipeline = make(backend, on_device_lost=lost.set)
+    assert submit(pipeline).future.result(10).masks
+    backend.broken = True
+    assert isinstance(submit(pipeline, picture=MOON).future.exception(10), ProviderFailed)
+    assert lost.wait(10)
+    assert isinstance(submit(pipeline).future.exception(10), ProviderSaturated)
+
+
+def test_requests_that_fail_for_their_own_reasons_do_not_condemn_the_device(make: Callable[..., Pipeline]) -> None:
+    lost = threading.Event()
+    pipeline = make(PaperBackend(), on_device_lost=lost.set)
+    for text in ("crash", "nan"):
+        assert isinstance(submit(pipeline, text).future.exception(10), ProviderFailed)
+    assert submit(pipeline).future.result(10).masks
+    assert not lost.is_set()
 
 
 def test_closing_lets_what_was_admitted_finish(make: Callable[..., Pipeline]) -> None:

@@ -189,6 +189,32 @@ def test_a_row_with_nan_fails_alone(backend: Sam3Backend) -> None:
     assert not isinstance(clicks[1], RowFailed)
 
 
+def test_half_precision_takes_the_same_way_and_stays_close(random_checkpoint: Path, backend: Sam3Backend) -> None:
+    half = Sam3Backend(load_checkpoint(random_checkpoint, device=torch.device("cpu"), dtype=torch.bfloat16))
+    exemplar = (0.4, 0.45, 0.3, 0.2, True)
+    answers = []
+    for either in (backend, half):
+        (embedding,) = either.encode([squashed(0)])
+        tokens = either.tokenize("circle")
+        found, alike = either.detect(
+            [DetectorRow(embedding, tokens, (), 0.0, 1), DetectorRow(embedding, tokens, (exemplar,), 0.0, 1)]
+        )
+        clicked, boxed = either.track(
+            [
+                TrackerRow(embedding, ((0.3, 0.4, True),), None, None),
+                TrackerRow(embedding, (), (0.2, 0.2, 0.6, 0.6), None),
+            ]
+        )
+        assert not isinstance(found, RowFailed)
+        assert not isinstance(alike, RowFailed)
+        answers.append([found[0], alike[0], clicked, boxed])
+    for exact, rounded in zip(*answers, strict=True):
+        assert not isinstance(exact, RowFailed)
+        assert not isinstance(rounded, RowFailed)
+        assert rounded.score == pytest.approx(exact.score, abs=0.02)
+        assert iou(exact.logits, rounded.logits) > 0.95  # random weights draw ragged masks, the hardest case
+
+
 def test_a_missing_weight_is_a_refusal_to_start(random_checkpoint: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file  # noqa: PLC0415
 
