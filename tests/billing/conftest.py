@@ -1,7 +1,9 @@
 """Real books for the billing tests. Tests share one database and keep apart by having owners of their own."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from typing import TypeVar
 
 import asyncpg
 import pytest
@@ -14,9 +16,12 @@ from tests.fakes.stripe import FakeStripe
 from tests.postgres import PostgresServer
 from tests.running import RunningProgram
 
+T = TypeVar("T")
+
 
 @asynccontextmanager
-async def _open_books(server: PostgresServer) -> AsyncIterator[Books]:
+async def open_books(server: PostgresServer) -> AsyncIterator[Books]:
+    """A database of its own."""
     dsn = await server.migrated_database()
     settings = {"role": APPLICATION_ROLE}
     async with asyncpg.create_pool(dsn, min_size=1, max_size=10, server_settings=settings) as pool:
@@ -26,14 +31,14 @@ async def _open_books(server: PostgresServer) -> AsyncIterator[Books]:
 @pytest.fixture(scope="session")
 async def books(postgres: PostgresServer) -> AsyncIterator[Books]:
     """The shared books."""
-    async with _open_books(postgres) as books:
+    async with open_books(postgres) as books:
         yield books
 
 
 @pytest.fixture
 async def own_books(postgres: PostgresServer) -> AsyncIterator[Books]:
     """Books of the test's own, for what looks at all of them or damages them."""
-    async with _open_books(postgres) as books:
+    async with open_books(postgres) as books:
         yield books
 
 
@@ -46,7 +51,8 @@ def stripe_server() -> Iterator[tuple[FakeStripe, str]]:
 
 
 @asynccontextmanager
-async def _open_desk(books: Books, server: tuple[FakeStripe, str]) -> AsyncIterator[Desk]:
+async def open_desk(books: Books, server: tuple[FakeStripe, str]) -> AsyncIterator[Desk]:
+    """Payments on these books; events are held back until the test hears them."""
     fake, address = server
     fake.faults.clear()
     fake.violations.clear()
@@ -63,7 +69,7 @@ async def _open_desk(books: Books, server: tuple[FakeStripe, str]) -> AsyncItera
 @pytest.fixture
 async def desk(books: Books, stripe_server: tuple[FakeStripe, str]) -> AsyncIterator[Desk]:
     """Payments on the shared books."""
-    async with _open_desk(books, stripe_server) as desk:
+    async with open_desk(books, stripe_server) as desk:
         yield desk
 
 
@@ -72,5 +78,19 @@ async def own_desk(own_books: Books) -> AsyncIterator[Desk]:
     """Payments on books and a Stripe account of the test's own, for what compares all of both."""
     fake = FakeStripe()
     with RunningProgram(fake.app, lifespan="on") as program:
-        async with _open_desk(own_books, (fake, program.base_url)) as desk:
+        async with open_desk(own_books, (fake, program.base_url)) as desk:
             yield desk
+
+
+def enter(runner: asyncio.Runner, stack: ExitStack, opening: AbstractAsyncContextManager[T]) -> T:
+    """Open something on a runner's loop and close it with the stack, for tests that cannot be coroutines."""
+    stack.callback(lambda: runner.run(_left(opening)))
+    return runner.run(_entered(opening))
+
+
+async def _entered(opening: AbstractAsyncContextManager[T]) -> T:
+    return await opening.__aenter__()
+
+
+async def _left(opening: AbstractAsyncContextManager[T]) -> None:
+    await opening.__aexit__(None, None, None)

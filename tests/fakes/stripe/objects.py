@@ -154,7 +154,7 @@ def dispute(object_id: str, created: int, charge_: Object, status: str) -> Objec
         "object": "dispute",
         "created": created,
         "livemode": False,
-        "amount": charge_["amount"],
+        "amount": charge_["amount"] - charge_["amount_refunded"],
         "balance_transactions": [],
         "charge": charge_["id"],
         "currency": charge_["currency"],
