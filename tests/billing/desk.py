@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
+import asyncpg
+
 from billing import payments
 from billing.auto_topup import AutoTopUps
 from billing.auto_topup_settings import AutoTopUp, save_settings
@@ -143,6 +145,10 @@ class Desk:
         """Fail unless every stored sum agrees with its rows."""
         async with self.books.pool.acquire() as connection:
             assert await reconcile(connection) == []
+
+    async def as_owner(self) -> asyncpg.Connection:
+        """A connection that may do anything to the books, for what time or damage would do."""
+        return await asyncpg.connect(self.books.dsn)
 
     async def another(self, owner: UUID, story: Sequence[Object], template: Payment) -> tuple[Payment, list[Object]]:
         """The same story about a new payment of `owner`: its events with ids of their own."""
