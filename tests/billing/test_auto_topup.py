@@ -263,7 +263,7 @@ class TestSettings:
     async def test_what_cannot_work_is_refused(self, desk: Desk, settings: dict[str, int | None]) -> None:
         owner = await desk.books.wallet()
         with pytest.raises(AmountInvalid):
-            await desk.with_saved_card(owner, **settings)
+            await desk.with_saved_card(owner, **settings)  # type: ignore[arg-type]
 
     async def test_it_needs_a_card_and_a_wallet(self, desk: Desk) -> None:
         plain = AutoTopUp(

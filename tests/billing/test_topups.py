@@ -15,7 +15,7 @@ from billing.errors import (
     WalletUnknown,
 )
 from billing.payments import PaymentStatus
-from billing.stripe_client import StripeClient
+from billing.stripe_client import Object, StripeClient
 from billing.stripe_inbox import REPEATED, receive
 from tests.billing.desk import USD, Desk
 from tests.fakes.stripe import Fault
@@ -218,7 +218,7 @@ class TestPaid:
         assert (await desk.payment(payment.id)).status is PaymentStatus.CANCELED
 
     async def test_what_is_not_ours_is_let_be(self, desk: Desk) -> None:
-        foreign = {
+        foreign: Object = {
             "id": "x",
             "object": "x",
             "metadata": {},
@@ -241,7 +241,7 @@ class TestPaid:
         assert set(await desk.hear(events)) == {"not ours"}
         other = {"id": f"evt_{uuid4().hex}", "type": "invoice.paid", "created": 1, "data": {"object": foreign}}
         assert await desk.hear([other]) == ["ignored"]
-        unknown = {**foreign, "metadata": {"payment_id": str(uuid4())}, "status": "succeeded"}
+        unknown: Object = {**foreign, "metadata": {"payment_id": str(uuid4())}, "status": "succeeded"}
         unknown |= {"amount_received": 1, "currency": "usd", "payment_intent": "pi_y", "payment_method": None}
         strays = [
             {"id": f"evt_{uuid4().hex}", "type": k, "created": 1, "data": {"object": unknown}}

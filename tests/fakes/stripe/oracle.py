@@ -30,12 +30,11 @@ PARAMETERS: dict[tuple[str, str], str] = {
 
 
 def fault_in(method: str, pattern: str, parameters: dict[str, Any]) -> str | None:
-    """What is wrong with the parameters of an operation, as `line_items.0.price: Extra inputs are not permitted`."""
+    """All that is wrong with an operation's parameters, as `line_items.0.price: Extra inputs are not permitted`."""
     try:
         _checker(PARAMETERS[method, pattern]).validate_python(parameters)
     except ValidationError as error:
-        first = error.errors()[0]
-        return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+        return "; ".join(f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors())
     return None
 
 
