@@ -124,15 +124,12 @@ class Journal:
         async with self._pool.acquire() as connection, connection.transaction():
             outcomes = {o.operation.hold_id: o for o in await holds.apply(connection, operations)}
             answers = [_answer(record, outcomes.get(record.prediction_id)) for record in records]
-            admissions = [
-                record
-                for record, answer in zip(records, answers, strict=True)
-                if isinstance(record, Admission) and not isinstance(answer, Exception)
-            ]
+            accepted = [r for r, answer in zip(records, answers, strict=True) if not isinstance(answer, Exception)]
+            admissions = [record for record in accepted if isinstance(record, Admission)]
             if admissions:
                 await connection.execute(_ADMIT, *_admission_columns(admissions))
             settlements = [
-                (record, outcomes.get(record.prediction_id)) for record in records if isinstance(record, Settlement)
+                (record, outcomes.get(record.prediction_id)) for record in accepted if isinstance(record, Settlement)
             ]
             if settlements:
                 await connection.execute(_SETTLE, *_settlement_columns(settlements))
@@ -182,10 +179,16 @@ def _settlement_columns(settlements: Sequence[tuple[Settlement, Outcome | None]]
             settlement.status.value,
             _charged(settlement, outcome),
             settlement.deployment,
-            json.dumps(settlement.timings_ms),
-            None if settlement.output is None else json.dumps(settlement.output),
-            None if settlement.error is None else json.dumps(settlement.error),
+            _document(settlement.timings_ms),
+            None if settlement.output is None else _document(settlement.output),
+            None if settlement.error is None else _document(settlement.error),
         )
         for settlement, outcome in settlements
     ]
     return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _document(content: dict[str, Any]) -> str:
+    """JSON that PostgreSQL takes: without NULs and halves of surrogate pairs, which a provider's words may hold."""
+    text = json.dumps(content, ensure_ascii=False).encode("utf-8", "replace").decode()
+    return text.replace("\\u0000", "\\ufffd")
