@@ -30,6 +30,7 @@ TRANSIENT_ERRORS: Final[tuple[type[Exception], ...]] = (
     OSError,  # includes TimeoutError and every ConnectionError
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,  # the client's view of a connection that is closed or closing
+    asyncpg.InternalClientError,  # the same, where the server died in the middle of an exchange
     asyncpg.OperatorInterventionError,  # the server stops, starts, or cancelled the statement
     asyncpg.InsufficientResourcesError,
     asyncpg.TransactionRollbackError,  # deadlock, serialization

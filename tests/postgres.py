@@ -1,6 +1,7 @@
 """A real PostgreSQL for tests: our own child process, a fresh migrated database in a few milliseconds."""
 
 import asyncio
+import contextlib
 import ctypes
 import importlib.util
 import os
@@ -15,6 +16,7 @@ import time
 from pathlib import Path
 
 import asyncpg
+import psutil
 
 from migrations.upgrade import upgrade
 
@@ -95,6 +97,17 @@ class PostgresServer:
         assert self._process is not None, "the server is not started"
         self._process.send_signal(signal.SIGQUIT)
         self._process.wait(STOP_TIMEOUT_SECONDS)
+        self._process = None
+
+    def crash(self) -> None:
+        """`kill -9` of every process of the server; `start()` recovers the same data."""
+        assert self._process is not None, "the server is not started"
+        family = [psutil.Process(self._process.pid), *psutil.Process(self._process.pid).children(recursive=True)]
+        for each in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+        self._process.wait(STOP_TIMEOUT_SECONDS)
+        psutil.wait_procs(family, timeout=STOP_TIMEOUT_SECONDS)
         self._process = None
 
     def dsn(self, database: str = "postgres") -> str:

@@ -152,17 +152,24 @@ async def test_a_flush_with_too_few_answers_is_an_error_and_not_a_mix_up() -> No
 
 
 async def test_a_lost_connection_is_tried_again_with_the_same_items() -> None:
-    failures = iter([ConnectionResetError(), asyncpg.InterfaceError("closed"), asyncpg.AdminShutdownError("bye")])
+    failures = iter(
+        [
+            ConnectionResetError(),
+            asyncpg.InterfaceError("closed"),
+            asyncpg.InternalClientError("cannot switch to state 15"),
+            asyncpg.AdminShutdownError("bye"),
+        ]
+    )
 
     def fail(_: Sequence[str]) -> None:
         for failure in failures:
             raise failure
 
     flush = Flush(fail)
-    commit = make(flush, attempts_max=4)
+    commit = make(flush, attempts_max=5)
     async with running(commit):
         assert await commit.submit("a") == "A"
-    assert flush.batches == [["a"]] * 4
+    assert flush.batches == [["a"]] * 5
 
 
 async def test_a_database_that_stays_away_is_given_up_after_the_attempts() -> None:
