@@ -8,7 +8,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from gateway.account import notices, statement
+from gateway.account import auto_topup, notices, return_page, statement, topups
 from gateway.body_limit import BodyLimit
 from gateway.dialect import problem_of
 from gateway.dialects import openai_images, openai_models
@@ -20,6 +20,7 @@ from gateway.refusals import BodyTooLarge
 from gateway.resources import open_resources
 from gateway.results import router as results
 from gateway.settings import Settings
+from gateway.stripe_events import router as stripe_events
 from inference.provider import Provider
 
 PATH_CHARACTERS_MAX = 200
@@ -45,7 +46,18 @@ def create_app(settings: Settings, *, provider: Provider | None = None) -> FastA
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # asks the environment at each request
     )
-    for router in (openai_images.router, openai_models.router, statement.router, notices.router, results, health):
+    for router in (
+        openai_images.router,
+        openai_models.router,
+        statement.router,
+        notices.router,
+        topups.router,
+        auto_topup.router,
+        return_page.router,
+        stripe_events,
+        results,
+        health,
+    ):
         app.include_router(router)
     app.add_exception_handler(HTTPException, _unmatched)
     app.add_exception_handler(Exception, _failed)

@@ -6,12 +6,15 @@ from billing.ledger import take_snapshots
 from billing.notices import take_notices
 from billing.promotions import attribute_stale, expire_credit
 from gateway.database import Database
+from gateway.payments import Payments
 
 log = structlog.get_logger(__name__)
 
 CREDIT_INTERVAL_SECONDS = 30.0
 NOTICES_INTERVAL_SECONDS = 2.0
 SNAPSHOTS_INTERVAL_SECONDS = 600.0
+AUTO_TOPUP_INTERVAL_SECONDS = 2.0
+STRIPE_INTERVAL_SECONDS = 86_400.0
 
 
 async def end_promotional_credit(database: Database) -> None:
@@ -36,3 +39,11 @@ async def snapshot_balances(database: Database) -> None:
     """New places to audit from, for wallets with many entries since their last."""
     async with database.pool.acquire() as connection, connection.transaction():
         await take_snapshots(connection)
+
+
+async def compare_with_stripe(payments: Payments) -> None:
+    """Recover what no webhook told, and name what does not fit."""
+    run = await payments.reconciliation.run()
+    for each in run.differences:
+        log.error("stripe_difference", check=each.check, subject=each.subject, expected=each.expected, found=each.found)
+    log.info("stripe_compared", recorded=run.recorded, differences=len(run.differences))

@@ -56,6 +56,7 @@ MEANINGS: Mapping[type[Exception], Meaning] = MappingProxyType(
         refusals.BodyTooLarge: _invalid("body_too_large", 413),
         refusals.ModelUnknown: Meaning(404, "not_found", "model_not_found"),
         refusals.PathUnknown: Meaning(404, "not_found", "path_not_found"),
+        refusals.PaymentsNotConfigured: Meaning(503, "service_unavailable", "payments_not_configured"),
         refusals.Overloaded: _busy("overloaded"),
         refusals.ShuttingDown: _busy("shutting_down"),
         media.MediaError: _invalid("invalid_picture"),
@@ -81,6 +82,11 @@ MEANINGS: Mapping[type[Exception], Meaning] = MappingProxyType(
         billing.InsufficientCredits: Meaning(402, "insufficient_credits", "insufficient_credits"),
         billing.SpendCapReached: Meaning(402, "insufficient_credits", "spend_cap_reached"),
         billing.WalletFrozen: Meaning(402, "insufficient_credits", "wallet_frozen"),
+        billing.PaymentUnknown: Meaning(404, "not_found", "topup_not_found"),
+        billing.ReferenceConflict: Meaning(422, "idempotency_error", "idempotency_key_reused"),
+        billing.SavedCardMissing: _invalid("saved_card_missing"),
+        billing.WebhookRejected: _invalid("signature_invalid"),
+        billing.PaymentsUnavailable: _busy("payments_unavailable"),
         billing.LedgerUnavailable: _busy("ledger_unavailable"),
         billing.BillingError: _OUR_BUG,
         inference.InputRejected: _invalid("input_rejected"),
@@ -140,6 +146,20 @@ def http_problem(status: int, message: str | None = None) -> Problem:
     return Problem(status=status, type="invalid_request_error", code="invalid_request", message=words)
 
 
+_WORDS: Mapping[type[Exception], str] = MappingProxyType(
+    {
+        billing.WalletFrozen: "Spending from this wallet is stopped while a payment is in dispute.",
+        billing.PaymentUnknown: "There is no such top-up.",
+        billing.ReferenceConflict: "This Idempotency-Key was used for another top-up. Send a new one for a new top-up.",
+        billing.SavedCardMissing: "There is no saved card. Top up once with 'save_card': true and set this again.",
+        billing.WebhookRejected: "This is not a message that Stripe has signed now.",
+        billing.PaymentsUnavailable: "The payment service does not answer. Send the same call again in a moment.",
+        billing.LedgerUnavailable: "The wallet cannot be reached right now. Send the call again in a moment.",
+    }
+)
+"""Of refusals whose own message is not meant for customers."""
+
+
 def _message(error: Exception) -> str:
     match error:
         case billing.InsufficientCredits():
@@ -153,12 +173,8 @@ def _message(error: Exception) -> str:
                 f"{format_usd_short(error.spent_micros)} of its cap of {format_usd_short(error.cap_micros)}. "
                 "Raise the cap or use another key."
             )
-        case billing.WalletFrozen():
-            return "Spending from this wallet is stopped while a payment is in dispute."
-        case billing.LedgerUnavailable():
-            return "The wallet cannot be reached right now. Send the call again in a moment."
         case _:
-            return getattr(error, "message", None) or "The request was refused."
+            return _WORDS.get(type(error)) or getattr(error, "message", None) or "The request was refused."
 
 
 def _retry_after(error: Exception, meaning: Meaning) -> float | None:

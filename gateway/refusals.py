@@ -30,6 +30,13 @@ class PathUnknown(GatewayRefusal):
     """No operation lives at this path, or not with this method."""
 
 
+class PaymentsNotConfigured(GatewayRefusal):
+    """This installation takes no cards."""
+
+    def __init__(self) -> None:
+        super().__init__("Payments by card are not set up here. Ask the operator for credit.")
+
+
 class Overloaded(GatewayRefusal):
     """This process has as many calls in flight as it may have."""
 

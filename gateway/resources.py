@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from ipaddress import ip_network
 from typing import Any
 
@@ -22,8 +23,10 @@ from gateway.media.downloader import Downloader
 from gateway.media.intake import PICTURE_BYTES_MAX, Intake
 from gateway.media.signed_links import LinkSigner
 from gateway.media.store import MediaStore, open_media_store
+from gateway.payments import Payments, open_payments
 from gateway.predictions.journal import Journal
 from gateway.rate_limit import RateLimiter, open_rate_limiter
+from gateway.refusals import PaymentsNotConfigured
 from gateway.settings import Settings
 from gateway.tenants.key_directory import PostgresKeyDirectory
 from gateway.tenants.key_format import Peppers
@@ -52,6 +55,13 @@ class Resources:
     media: MediaStore
     pool: LocalPool
     calls: Calls
+    payments: Payments | None
+
+    def require_payments(self) -> Payments:
+        """Raises PaymentsNotConfigured where no Stripe account is named."""
+        if self.payments is None:
+            raise PaymentsNotConfigured
+        return self.payments
 
 
 @asynccontextmanager
@@ -102,6 +112,13 @@ async def open_resources(settings: Settings, provider: Provider | None = None) -
             _every(books.SNAPSHOTS_INTERVAL_SECONDS, lambda: books.snapshot_balances(database)),
             authenticator.run(),
         ]
+        payments = open_payments(settings, database.pool)
+        if payments is not None:
+            stack.push_async_callback(payments.aclose)
+            chores += [
+                _every(books.AUTO_TOPUP_INTERVAL_SECONDS, payments.auto_topups.run_once),
+                _every(books.STRIPE_INTERVAL_SECONDS, partial(books.compare_with_stripe, payments)),
+            ]
         stack.push_async_callback(_cancel, [asyncio.create_task(chore) for chore in chores])
         yield Resources(
             settings=settings,
@@ -113,6 +130,7 @@ async def open_resources(settings: Settings, provider: Provider | None = None) -
             media=media,
             pool=pool,
             calls=calls,
+            payments=payments,
         )
 
 

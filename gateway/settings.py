@@ -41,6 +41,11 @@ class Settings(BaseSettings):
     media_signing_key: SecretStr | None = Field(None, description="Secret of media links; kept in the data folder.")
     previous_media_signing_key: SecretStr | None = None
 
+    stripe_secret_key: SecretStr | None = Field(None, description="sk_…; unset: no payments by card.")
+    stripe_webhook_secret: SecretStr | None = Field(None, description="whsec_… of the endpoint /stripe/events.")
+    previous_stripe_webhook_secret: SecretStr | None = Field(None, description="Still accepted while it changes.")
+    stripe_api_url: str | None = Field(None, description="Address of a test server in Stripe's place.")
+
     requests_per_minute: int = Field(600, ge=1, description="Per key, where the key sets none.")
     organization_requests_per_minute: int = Field(1200, ge=1, description="Over all keys of an organization.")
     gateway_processes: int = Field(1, ge=1, description="Processes that share the limits while Redis is out.")
@@ -87,6 +92,12 @@ class Settings(BaseSettings):
         """Secrets that media links may be signed with; new links take the first."""
         keys = (self.media_signing_key, self.previous_media_signing_key)
         return [secret.get_secret_value() for secret in keys if secret]
+
+    @property
+    def stripe_webhook_secrets(self) -> list[str]:
+        """Secrets that Stripe may sign events with."""
+        secrets = (self.stripe_webhook_secret, self.previous_stripe_webhook_secret)
+        return [secret.get_secret_value() for secret in secrets if secret]
 
     @property
     def base_url(self) -> str:
