@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from billing.holds import Capture, Operation, Place, Release
+from tests.billing.payment_model import PaymentOnPaper
 
 
 @dataclass
@@ -21,10 +22,21 @@ class Hold:
 
 
 @dataclass
+class Lot:
+    """Promotional credit with an end, or None for never."""
+
+    remaining: int
+    expires_at: datetime | None
+
+
+@dataclass
 class Model:
-    """Wallets, holds and key spend as plain dictionaries."""
+    """Wallets, debts, holds, key spend, promotional credit and payments as plain dictionaries."""
 
     balance: dict[UUID, int] = field(default_factory=dict)
+    owed: dict[UUID, int] = field(default_factory=dict)
+    lots: dict[UUID, list[Lot]] = field(default_factory=dict)
+    payments: dict[UUID, PaymentOnPaper] = field(default_factory=dict)
     frozen: set[UUID] = field(default_factory=set)
     holds: dict[UUID, Hold] = field(default_factory=dict)
     cap: dict[UUID, int | None] = field(default_factory=dict)
@@ -62,7 +74,7 @@ class Model:
             return "replayed" if known.amount == place.amount_micros else "conflict"
         if known is not None:
             return "resolved_differently"
-        if place.owner_id in self.frozen:
+        if self.is_frozen(place.owner_id):
             return "frozen"
         if self.available(place.owner_id) < place.amount_micros:
             return "insufficient"
@@ -95,7 +107,7 @@ class Model:
             known.state, known.amount = "written_off", capture.amount_micros
             return "written_off"
         known.state, known.charged = "captured", capture.amount_micros
-        self.balance[known.owner] -= capture.amount_micros
+        self.charge(known.owner, capture.amount_micros)
         return "captured_late" if late else "captured"
 
     def _affords(self, late: Hold, amount: int) -> bool:
@@ -114,6 +126,71 @@ class Model:
             known.state = "released"
             return "released"
         return "resolved_differently" if known.state in {"captured", "written_off"} else "replayed"
+
+    def is_frozen(self, owner: UUID) -> bool:
+        """Stopped by the operator or by an open dispute."""
+        disputed = any(payment.freezes for payment in self.payments.values() if payment.owner == owner)
+        return owner in self.frozen or disputed
+
+    def change(self, owner: UUID, amount: int) -> None:
+        """Money that comes or goes; promotional credit is never more than there is money."""
+        self.balance[owner] += amount
+        self._use_promotional(owner, max(0, self.promotional(owner) - self.balance[owner]))
+
+    def charge(self, owner: UUID, amount: int) -> None:
+        """Money that is spent: promotional first."""
+        self._use_promotional(owner, min(amount, self.promotional(owner)))
+        self.change(owner, -amount)
+
+    def promotional(self, owner: UUID) -> int:
+        """What of the balance is promotional."""
+        return sum(lot.remaining for lot in self.lots[owner])
+
+    def _use_promotional(self, owner: UUID, amount: int) -> None:
+        never = datetime.max.replace(tzinfo=UTC)
+        for lot in sorted(self.lots[owner], key=lambda lot: lot.expires_at or never):
+            used = min(lot.remaining, amount)
+            lot.remaining -= used
+            amount -= used
+
+    def grant(self, owner: UUID, amount: int, expires_at: datetime | None) -> None:
+        """Promotional credit."""
+        self.change(owner, amount)
+        self.lots[owner].append(Lot(amount, expires_at))
+
+    def expire_credit(self, owner: UUID) -> int:
+        """How much credit ends now: what is due and free."""
+        ended = 0
+        for lot in self.lots[owner]:
+            if lot.expires_at is not None and lot.expires_at <= datetime.now(UTC):
+                part = min(lot.remaining, self.available(owner))
+                lot.remaining -= part
+                self.change(owner, -part)
+                ended += part
+        return ended
+
+    def settle(self, payment: PaymentOnPaper) -> None:
+        """Move what the facts of a payment ask for beyond what was moved before."""
+        if not payment.paid:
+            return
+        if not payment.credited:
+            payment.credited = payment.credit
+            self._give(payment.owner, payment.credit)
+        refund, dispute = payment.targets()
+        for difference in (refund - payment.refund_taken, dispute - payment.dispute_taken):
+            self._take(payment.owner, difference) if difference > 0 else self._give(payment.owner, -difference)
+        payment.refund_taken, payment.dispute_taken = refund, dispute
+
+    def _take(self, owner: UUID, amount: int) -> None:
+        free = min(amount, self.available(owner))
+        self.change(owner, -free)
+        self.owed[owner] += amount - free
+
+    def _give(self, owner: UUID, amount: int) -> None:
+        self.change(owner, amount)
+        paid_back = min(self.owed[owner], self.available(owner)) if amount else 0
+        self.owed[owner] -= paid_back
+        self.change(owner, -paid_back)
 
     def expire(self) -> set[UUID]:
         """The ids that expire now."""

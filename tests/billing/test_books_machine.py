@@ -1,25 +1,51 @@
 """Every money operation, in any order and any batch, against a model simple enough to be believed."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import ClassVar, TypeVar
 from uuid import UUID, uuid4
 
 import asyncpg
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
-from billing import ledger, wallets
+from billing import ledger, payments, promotions, wallets
 from billing.errors import InsufficientCredits
 from billing.holds import Capture, Operation, Outcome, Place, Release, apply, expire
 from billing.wallets import CreditKind
 from tests.billing.books import an_hour_ago, in_an_hour
 from tests.billing.model import Model
+from tests.billing.payment_model import CENT, STAGES, PaymentOnPaper
 from tests.postgres import PostgresServer
 
 IDS = 10
+PAYMENTS = 2
+UNIT = CENT
+"""Amounts are multiples of a cent, so that calls and payments come in each other's way."""
+
+
+START = datetime(2030, 1, 1, tzinfo=UTC)
+T = TypeVar("T")
+
+# Every entry is on two accounts: once added, once taken off.
+_ALL_ACCOUNTS = """
+SELECT coalesce(sum(side.amount), 0)::bigint FROM billing.ledger_entries entry
+CROSS JOIN LATERAL (
+    VALUES (entry.debit_account_id, -entry.amount_micros), (entry.credit_account_id, entry.amount_micros)
+) side (account_id, amount)
+JOIN billing.accounts account ON account.id = side.account_id
+"""
 
 
 @dataclass(frozen=True)
@@ -59,10 +85,15 @@ class BooksMachine(RuleBasedStateMachine):
         self.owners = [uuid4(), uuid4()]
         self.keys = [uuid4(), uuid4()]
         self.ids = [uuid4() for _ in range(IDS)]
-        self.model = Model(balance=dict.fromkeys(self.owners, 0))
+        self.payments: list[UUID] = []
+        self.model = Model(
+            balance=dict.fromkeys(self.owners, 0),
+            owed=dict.fromkeys(self.owners, 0),
+            lots={owner: [] for owner in self.owners},
+        )
         for owner in self.owners:
             self.runner.run(wallets.open_wallet(self.connection, owner))
-            self._credit(owner, 10)
+            self._credit(owner, 10 * UNIT)
 
     @rule(batch=st.dictionaries(SLOTS, INTENTS, min_size=1, max_size=4))
     def apply_batch(self, batch: dict[int, Intent]) -> None:
@@ -90,7 +121,118 @@ class BooksMachine(RuleBasedStateMachine):
 
     @rule(owner=OWNERS, amount=st.integers(min_value=-6, max_value=6).filter(bool))
     def adjust(self, owner: int, amount: int) -> None:
-        self._credit(self.owners[owner], amount)
+        self._credit(self.owners[owner], amount * UNIT)
+
+    @rule(owner=OWNERS, amount=AMOUNTS, ending=st.sampled_from(["never", "later", "past"]))
+    def grant(self, owner: int, amount: int, ending: str) -> None:
+        expires_at = {"never": None, "later": in_an_hour(), "past": an_hour_ago()}[ending]
+        self._credit(self.owners[owner], amount * UNIT, kind=CreditKind.PROMOTIONAL, expires_at=expires_at)
+
+    @rule()
+    def end_credit(self) -> None:
+        ended = self.runner.run(self._in_transaction(promotions.expire_credit))
+        for owner in self.owners:
+            expected = self.model.expire_credit(owner)
+            assert sum(each.amount_micros for each in ended if each.owner_id == owner) == expected
+
+    @rule(age=st.sampled_from([timedelta(0), timedelta(hours=1)]))
+    def write_down_what_is_left_of_credit(self, age: timedelta) -> None:
+        self.runner.run(self.connection.fetchval("SELECT billing.attribute_stale_credit($1, 100)", age))
+
+    @rule(owner=OWNERS, credit=st.integers(min_value=1, max_value=6), fee=st.integers(min_value=0, max_value=1))
+    def start_payment(self, owner: int, credit: int, fee: int) -> None:
+        if len(self.payments) < PAYMENTS:
+            payment_id, paying = uuid4(), PaymentOnPaper(self.owners[owner], credit * UNIT, fee * UNIT)
+            self.payments.append(payment_id)
+            self.model.payments[payment_id] = paying
+            # prices this small are not sold, so this goes below the function that takes a price
+            self.runner.run(
+                self.connection.execute(
+                    "SELECT billing.start_payment($1, $2, 'checkout', $3, $4, false, NULL, now())",
+                    payment_id,
+                    paying.owner,
+                    paying.credit,
+                    paying.fee,
+                )
+            )
+
+    @precondition(lambda self: self.payments)
+    @rule(data=st.data(), wrong=st.sampled_from([0, 0, 0, UNIT]))
+    def hear_it_was_paid(self, data: st.DataObject, wrong: int) -> None:
+        payment_id = data.draw(st.sampled_from(self.payments))
+        paying = self.model.payments[payment_id]
+
+        async def pay() -> str:
+            async with self.connection.transaction():
+                return await payments.mark_paid(
+                    self.connection,
+                    payment_id,
+                    payment_intent_id=f"pi_{payment_id.hex}",
+                    amount_micros=paying.total + wrong,
+                    currency="usd",
+                )
+
+        expected = "mismatch" if wrong else "replayed" if paying.paid else "paid"
+        assert self.runner.run(pay()) == expected
+        paying.paid = paying.paid or not wrong
+        self.model.settle(paying)
+
+    @precondition(lambda self: self.payments)
+    @rule(data=st.data(), number=st.integers(0, 2), status=st.sampled_from(STAGES))
+    def hear_of_a_refund(self, data: st.DataObject, number: int, status: str) -> None:
+        payment_id = data.draw(st.sampled_from(self.payments))
+        paying = self.model.payments[payment_id]
+        refund, amount = f"re_{number}_{payment_id.hex}", (1 + 2 * number) * UNIT
+
+        async def hear() -> str:
+            async with self.connection.transaction():
+                return await payments.record_refund(
+                    self.connection,
+                    refund,
+                    payment_intent_id=f"pi_{payment_id.hex}",
+                    amount_micros=amount,
+                    status=status,
+                    request_id=None,
+                )
+
+        assert self.runner.run(hear()) == ("settled" if paying.paid else "pending")
+        paying.hear_refund(refund, amount, status)
+        self.model.settle(paying)
+
+    @precondition(lambda self: self.payments)
+    @rule(
+        data=st.data(),
+        number=st.integers(0, 1),
+        moved=st.sampled_from(["nothing", "withdrawn", "reinstated"]),
+        closed=st.booleans(),
+        at=st.integers(0, 3),
+    )
+    def hear_of_a_dispute(self, data: st.DataObject, number: int, moved: str, closed: bool, at: int) -> None:
+        payment_id = data.draw(st.sampled_from(self.payments))
+        paying = self.model.payments[payment_id]
+        amount = paying.total if number else UNIT
+        facts = payments.DisputeFacts(
+            id=f"du_{number}_{payment_id.hex}",
+            payment_intent_id=f"pi_{payment_id.hex}",
+            charge_id=None,
+            amount_micros=amount,
+            withdrawn_micros=0 if moved == "nothing" else amount,
+            reinstated_micros=amount if moved == "reinstated" else 0,
+            reason="fraudulent",
+            status="lost" if closed else "needs_response",
+            closed=closed,
+            status_at=START + timedelta(seconds=at),
+        )
+
+        async def hear() -> str:
+            async with self.connection.transaction():
+                return await payments.record_dispute(self.connection, facts)
+
+        assert self.runner.run(hear()) == ("settled" if paying.paid else "pending")
+        paying.hear_dispute(
+            facts.id, withdrawn=facts.withdrawn_micros, reinstated=facts.reinstated_micros, closed=closed
+        )
+        self.model.settle(paying)
 
     @rule(owner=OWNERS, frozen=st.sampled_from([False, False, True]))
     def freeze(self, owner: int, frozen: bool) -> None:
@@ -103,14 +245,28 @@ class BooksMachine(RuleBasedStateMachine):
             found = self.runner.run(wallets.balance(self.connection, owner))
             assert found.balance_micros == self.model.balance[owner] >= found.held_micros
             assert found.held_micros == self.model.held(owner)
+            assert found.owed_micros == self.model.owed[owner]
+            assert found.frozen == self.model.is_frozen(owner)
+            left = self.runner.run(promotions.open_lots(self.connection, owner))
+            assert sum(lot.remaining_micros for lot in left) == self.model.promotional(owner)
+
+    @invariant()
+    def debits_are_credits(self) -> None:
+        if getattr(self, "owners", []):
+            assert self.runner.run(self.connection.fetchval(_ALL_ACCOUNTS)) == 0
 
     def teardown(self) -> None:
         assert self.runner.run(ledger.reconcile(self.connection)) == []
-        self.runner.run(self._expire())  # the next example starts without due holds
+        self.runner.run(self._expire())  # the next example starts without due holds and credit
+        for _ in range(3):
+            self.runner.run(self._in_transaction(promotions.expire_credit))
 
     async def _expire(self) -> list[UUID]:
+        return await self._in_transaction(partial(expire, limit=2000))
+
+    async def _in_transaction(self, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
         async with self.connection.transaction():
-            return await expire(self.connection, limit=2000)
+            return await work(self.connection)
 
     def _apply(self, operations: Sequence[Operation]) -> None:
         async def in_transaction() -> list[Outcome]:
@@ -120,28 +276,39 @@ class BooksMachine(RuleBasedStateMachine):
         outcomes = self.runner.run(in_transaction())
         assert [outcome.kind for outcome in outcomes] == self.model.batch(operations)
 
-    def _credit(self, owner: UUID, amount: int) -> None:
+    def _credit(
+        self,
+        owner: UUID,
+        amount: int,
+        *,
+        kind: CreditKind = CreditKind.ADJUSTMENT,
+        expires_at: datetime | None = None,
+    ) -> None:
         giving = wallets.credit(
             self.connection,
             owner,
             amount,
-            kind=CreditKind.ADJUSTMENT,
+            kind=kind,
             reference=str(uuid4()),
             reason="test",
             actor="tests",
+            expires_at=expires_at,
         )
         try:
-            self.runner.run(giving)
+            self.runner.run(self._in_transaction(lambda _: giving))
         except InsufficientCredits:
             assert self.model.available(owner) + amount < 0
         else:
-            self.model.balance[owner] += amount
+            if kind is CreditKind.PROMOTIONAL:
+                self.model.grant(owner, amount, expires_at)
+            else:
+                self.model.change(owner, amount)
 
     def _operation(self, slot: int, intent: Intent) -> Operation:
         """Mostly about the hold's own wallet and at most its amount; now and then (amount 1) about a wrong one."""
-        hold_id, owner_id, amount = self.ids[slot], self.owners[intent.owner], intent.amount
+        hold_id, owner_id, amount = self.ids[slot], self.owners[intent.owner], intent.amount * UNIT
         known = self.model.holds.get(hold_id)
-        if known is not None and amount > 1:
+        if known is not None and intent.amount > 1:
             owner_id = known.owner
             amount = min(amount, known.amount) if intent.action == "capture" and known.amount else amount
         if intent.action == "capture":
@@ -154,7 +321,7 @@ class BooksMachine(RuleBasedStateMachine):
             amount_micros=amount,
             expires_at=an_hour_ago() if intent.expires else in_an_hour(),
             key_id=None if intent.key is None else self.keys[intent.key],
-            spend_cap_micros=None if intent.key is None else intent.cap,
+            spend_cap_micros=None if intent.key is None or intent.cap is None else intent.cap * UNIT,
         )
 
 
@@ -167,7 +334,7 @@ def test_any_order_of_operations_keeps_the_books(postgres: PostgresServer) -> No
             run_state_machine_as_test(
                 machine,
                 settings=settings(
-                    max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+                    max_examples=80, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
                 ),
             )
         finally:
