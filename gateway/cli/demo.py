@@ -49,9 +49,15 @@ async def prepare(database: Database, peppers: Peppers, path: Path, base_url: st
     return account
 
 
-def instructions(account: DemoAccount, path: Path) -> str:
+def instructions(account: DemoAccount, path: Path, *, test_money: bool) -> str:
     """What a newcomer pastes next."""
     openai_url = f"{account.base_url}/v1"
+    topping_up = f"""
+To buy $10 of credit with test money, open the checkout_url of:
+
+curl -s {openai_url}/topups -H 'Authorization: Bearer {account.api_key}' \\
+  -H 'Content-Type: application/json' -d '{{"amount_usd": "10"}}'
+"""
     return f"""
   base URL  {openai_url}
   API key   {account.api_key}
@@ -71,7 +77,7 @@ picture = open("{PICTURE}", "rb")
 answer = client.images.edit(model="meta/sam-3-image", image=picture, prompt="red circle")
 print(answer.data[0].url)
 print(answer.usage)
-
+{topping_up if test_money else ""}
 Ctrl-C stops everything.
 """
 

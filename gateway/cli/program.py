@@ -16,6 +16,8 @@ COMMANDS = {
     "organizations": ("organizations", "Customers."),
     "keys": ("keys", "API keys of organizations."),
     "wallet": ("wallets", "What organizations have to spend."),
+    "topup": ("topups", "Buy credit, as a customer."),
+    "refund": ("refunds", "Refund a top-up, whole or in part."),
     "reconcile": ("reconciliation", "Prove that the books agree with themselves and with Stripe."),
     "disputes": ("disputes", "Payments that a bank disputes."),
     "reports": ("reports", "What a month brought in."),

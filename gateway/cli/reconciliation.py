@@ -10,6 +10,7 @@ from billing.ledger import Difference, reconcile
 from billing.stripe_reconciliation import unexplained
 from gateway.cli import operator
 from gateway.cli.output import AsJson, print_json, print_table
+from gateway.cli.stripe_account import is_configured, opened_payments
 from gateway.database import Database
 from gateway.settings import Settings
 
@@ -20,14 +21,18 @@ def command(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Prove the books: wallets, holds, key spend, payments and credit against their entries. Takes no lock.
+    """Prove the books: wallets, holds, key spend, payments and credit against their entries, and against Stripe's.
 
     Exits with 1 and names every difference if there is one.
     """
 
-    async def work(database: Database, _: Settings) -> list[Difference]:
+    async def work(database: Database, settings: Settings) -> list[Difference]:
         async with database.pool.acquire() as connection:
-            return [*await reconcile(connection, recent_only=recent), *await unexplained(connection)]
+            in_books = await reconcile(connection, recent_only=recent)
+            if not is_configured(settings):
+                return [*in_books, *await unexplained(connection)]
+        async with opened_payments(settings, database.pool) as payments:
+            return [*in_books, *(await payments.reconciliation.run()).differences]
 
     found = operator.run(work)
     if as_json:

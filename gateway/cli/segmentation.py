@@ -6,15 +6,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
 import typer
-from pydantic import ValidationError
 
-from gateway.cli.client_settings import ClientSettings, Connection
+from gateway.cli.customer import ApiKey, BaseUrl, ask, connection
 from gateway.cli.errors import CliError
 from gateway.cli.output import AsJson, print_json, print_table
 
-TIMEOUT_SECONDS = 120.0
 MASK_FACTS = ("score", "box", "object_id")  # what is short enough to be read; the rest is in the files
 
 
@@ -35,8 +32,8 @@ def command(
     style: Annotated[Style, typer.Option(help="What the result shows.")] = Style.MASK,
     max_masks: Annotated[int, typer.Option(min=1, max=32, help="How many objects at most.")] = 1,
     model: Annotated[str, typer.Option(help="See 'gateway models'.")] = "meta/sam-3-image",
-    base_url: Annotated[str | None, typer.Option(help="Default: GATEWAY_BASE_URL, else the demo's.")] = None,
-    api_key: Annotated[str | None, typer.Option(help="Default: GATEWAY_API_KEY, else the demo's.")] = None,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
     """Segment a picture through the gateway; prints the cost and the balance."""
@@ -53,13 +50,8 @@ def command(
         "response_format": "b64_json",
         "output_format": _format(out),
     }
-    try:
-        connection = ClientSettings().connection(base_url=base_url, api_key=api_key)
-    except ValidationError as error:
-        raise CliError(
-            f"GATEWAY_DATA_DIR, GATEWAY_BASE_URL or GATEWAY_API_KEY is wrong: {error.errors()[0]['msg']}."
-        ) from None
-    answer = _post(connection, {name: value for name, value in body.items() if value is not None})
+    sent = {name: value for name, value in body.items() if value is not None}
+    answer = ask(connection(base_url, api_key), "POST", "/v1/images/edits", json=sent)
     found = answer.json()["data"]
     files = _save(found, out)
     cost, balance = answer.headers.get("x-cost-usd"), answer.headers.get("x-balance-usd")
@@ -78,31 +70,6 @@ def command(
     else:
         typer.echo("Nothing was found.")
     typer.echo(f"cost ${cost}, balance ${balance}")
-
-
-def _post(connection: Connection, body: dict[str, Any]) -> httpx.Response:
-    """The gateway's answer. Raises CliError with its message where it refuses or cannot be reached."""
-    try:
-        answer = httpx.post(
-            f"{connection.base_url}/v1/images/edits",
-            json=body,
-            headers={"authorization": f"Bearer {connection.api_key}"},
-            timeout=TIMEOUT_SECONDS,
-        )
-    except httpx.InvalidURL as error:
-        raise CliError(f"'{connection.base_url}' is not the address of a gateway: {error}.", exit_status=2) from error
-    except httpx.HTTPError as error:
-        raise CliError(
-            f"The gateway at {connection.base_url} cannot be reached ({error or type(error).__name__}). Start it with "
-            "deploy/run."
-        ) from error
-    if answer.is_success:
-        return answer
-    try:
-        message = answer.json()["error"]["message"]
-    except (ValueError, KeyError, TypeError):
-        message = f"The gateway answered with status {answer.status_code}."
-    raise CliError(f"{message} ({answer.headers.get('x-request-id', 'no request id')})")
 
 
 def _data_uri(picture: Path) -> str:

@@ -31,7 +31,8 @@ def command(
     host: Annotated[str | None, typer.Option(help="Address to listen on (GATEWAY_HOST).")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port, 0 for any free one (GATEWAY_PORT).")] = None,
     with_demo: Annotated[
-        bool, typer.Option("--demo", help="Make a demo organization with $5 of credit and say how to use it.")
+        bool,
+        typer.Option("--demo", help="Make a demo organization with $5 of credit and test payments; say how to use it."),
     ] = False,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM; with nothing configured, start everything it needs on this machine."""
@@ -108,7 +109,7 @@ class _Serving:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, self._signalled, running)
         try:
-            async with complete(self._settings) as settings:
+            async with complete(self._settings, test_payments=self._with_demo) as settings:
                 await self._serve(settings)
                 self._stopping = True
         except asyncio.CancelledError:
@@ -158,4 +159,5 @@ class _Serving:
             account = await demo.prepare(
                 database, peppers(settings), DataFolder(settings.data_dir).demo_file, settings.base_url
             )
-        return demo.instructions(account, DataFolder(settings.data_dir).demo_file)
+        test_money = settings.stripe_api_url is not None
+        return demo.instructions(account, DataFolder(settings.data_dir).demo_file, test_money=test_money)

@@ -11,6 +11,7 @@ from gateway.embedded.data_folder import DataFolder
 from gateway.embedded.kept_secrets import kept_secrets
 from gateway.embedded.pool import EmbeddedPool, PoolOptions
 from gateway.embedded.postgres import EmbeddedPostgres
+from gateway.embedded.stand_in_payments import StandInPayments
 from gateway.settings import Settings
 from migrations.upgrade import upgrade
 
@@ -19,8 +20,10 @@ B = TypeVar("B")
 
 
 @asynccontextmanager
-async def complete(settings: Settings) -> AsyncIterator[Settings]:
+async def complete(settings: Settings, *, test_payments: bool = False) -> AsyncIterator[Settings]:
     """Settings in which nothing is missing: a migrated database, pools that are ready, secrets.
+
+    With `test_payments` also payments with test money, unless a Stripe account is named.
 
     What `settings` names is used as it is; the rest is started, side by side, and stopped on leaving. The data folder
     belongs to this process meanwhile.
@@ -46,7 +49,11 @@ async def complete(settings: Settings) -> AsyncIterator[Settings]:
         stack.push_async_callback(postgres.stop)
         stack.push_async_callback(pool.stop)
         dsn, pool_urls = await _both(_database(settings, postgres), _pools(settings, pool))
-        found = {"data_dir": folder.path, "database_url": dsn, "pool_urls": pool_urls}
+        found: dict[str, object] = {"data_dir": folder.path, "database_url": dsn, "pool_urls": pool_urls}
+        if test_payments and StandInPayments.suits(settings):
+            payments = StandInPayments(folder.path)
+            stack.push_async_callback(payments.stop)
+            found |= await payments.start(settings)
         yield settings.model_copy(update=found | kept)
 
 

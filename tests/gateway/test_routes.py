@@ -28,9 +28,11 @@ PUBLIC = {
     "/docs/oauth2-redirect",
     "/redoc",
     "/openapi.json",
+    "/stripe/events",
+    "/topups/{topup_id}",
 }
 """Routes that ask for no key. Whoever adds one here says why it gives nothing away: state of health, results behind
-signed links, and documentation."""
+signed links, documentation, events that Stripe signs, and amounts of a top-up whose id cannot be guessed."""
 
 
 def routes(router: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
