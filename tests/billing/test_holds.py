@@ -173,7 +173,7 @@ class TestExpiry:
         owner = await own_books.wallet(20_000)
         old = [place(owner, 1_000, expires_at=an_hour_ago() + timedelta(seconds=i)) for i in range(3)]
         await own_books.apply(old)
-        assert await own_books.expire(limit=2) == [old[0].hold_id, old[1].hold_id]
+        assert set(await own_books.expire(limit=2)) == {old[0].hold_id, old[1].hold_id}
         assert await own_books.expire(limit=2) == [old[2].hold_id]
 
     async def test_a_late_capture_is_charged_while_there_is_money(self, own_books: Books) -> None:
