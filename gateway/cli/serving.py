@@ -20,6 +20,7 @@ from gateway.cli.operator import load_settings, open_database, peppers
 from gateway.embedded.data_folder import DataFolder
 from gateway.embedded.errors import EmbeddedError
 from gateway.embedded.machine import complete
+from gateway.embedded.stand_in_payments import are_played
 from gateway.http_protocol import http_protocol
 from gateway.observability import configure_logging
 from gateway.settings import Settings
@@ -159,5 +160,5 @@ class _Serving:
             account = await demo.prepare(
                 database, peppers(settings), DataFolder(settings.data_dir).demo_file, settings.base_url
             )
-        test_money = settings.stripe_api_url is not None
-        return demo.instructions(account, DataFolder(settings.data_dir).demo_file, test_money=test_money)
+        demo_file = DataFolder(settings.data_dir).demo_file
+        return demo.instructions(account, demo_file, test_money=are_played(settings))

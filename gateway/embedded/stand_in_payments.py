@@ -106,6 +106,12 @@ class StandInPayments:
         raise StartError(f"The stand-in for Stripe did not answer in time.\n{self._child.log_tail()}")
 
 
+def are_played(settings: Settings) -> bool:
+    """Whether these settings lead to a stand-in."""
+    key = settings.stripe_secret_key
+    return key is not None and key.get_secret_value() == SECRET_KEY
+
+
 def with_running_stand_in(settings: Settings) -> Settings:
     """The settings, led to the stand-in of the gateway that runs on the same data folder if nothing else is named."""
     folder = DataFolder(settings.data_dir)
