@@ -24,6 +24,8 @@ from inference.task import PictureFormat
 
 log = structlog.get_logger(__name__)
 
+RELEASE_TIMEOUT_SECONDS = 10.0
+
 
 class Calls:
     """Carries calls from admission to settlement in tasks that outlive the client's connection.
@@ -76,7 +78,7 @@ class Calls:
         for task in self._performing:
             task.cancel()
         if self._in_flight:
-            await asyncio.wait(self._in_flight, timeout=timeout_seconds)
+            await asyncio.wait(self._in_flight, timeout=RELEASE_TIMEOUT_SECONDS)
 
     @property
     def draining(self) -> bool:

@@ -31,6 +31,6 @@ SCHEDULE: tuple[Phase, ...] = (
     Phase("tracker", 96, 1400, 1.6e-3, rescale_neck=True),
     Phase("detector", 128, 850, 1.3e-3, vision_factor=0.5, text_factor=0.15),
     Phase("tracker", 128, 1200, 1.8e-3),
-    Phase("detector", 128, 1100, 8e-4, text_factor=0.15),
-    Phase("tracker", 128, 700, 1e-3),
+    Phase("detector", 128, 700, 9e-4, text_factor=0.2),
+    Phase("tracker", 128, 750, 1.4e-3),
 )

@@ -23,7 +23,7 @@ _OBJECTS_PER_KIND = 4
 _KINDS = ("point", "box", "points", "mask")
 _KIND_PARTS = (0.5, 0.3, 0.12, 0.08)
 _BACKGROUND_PART = 0.06
-_GUESSES_PART = 0.25
+_GUESSES_PART = 0.35
 _PIXEL = 2.0  # of the model per mask pixel
 
 
