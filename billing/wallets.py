@@ -11,6 +11,8 @@ from billing.errors import AmountInvalid, InsufficientCredits, ReferenceConflict
 from billing.money import MICROS_MAX, Micros
 
 TEXT_LENGTH_MAX: Final = 500
+LOW_BALANCE_MICROS: Final = 1_000_000
+"""Below this a new wallet's owner is told, until the owner chooses another amount."""
 
 
 class CreditKind(StrEnum):
@@ -32,7 +34,7 @@ class Balance:
     held_micros: Micros
     frozen: bool = False
     owed_micros: Micros = 0
-    low_balance_micros: Micros = 0
+    low_balance_micros: Micros = LOW_BALANCE_MICROS
 
     @property
     def available_micros(self) -> Micros:
