@@ -204,8 +204,15 @@ async def account(dsn: str) -> str:
         )
     await database.aclose()
     connection = await asyncpg.connect(dsn)
-    reference = {"reference": str(uuid4()), "reason": "benchmark", "actor": "benchmark"}
-    await wallets.credit(connection, organization.id, CREDIT_MICROS, kind=wallets.CreditKind.PROMOTIONAL, **reference)
+    await wallets.credit(
+        connection,
+        organization.id,
+        CREDIT_MICROS,
+        kind=wallets.CreditKind.PROMOTIONAL,
+        reference=str(uuid4()),
+        reason="benchmark",
+        actor="benchmark",
+    )
     await connection.close()
     return issued.key
 
