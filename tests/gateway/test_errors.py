@@ -28,6 +28,7 @@ TYPES = {
     403: {"permission_error"},
     404: {"not_found"},
     413: {"invalid_request_error"},
+    422: {"idempotency_error"},
     429: {"rate_limit_error"},
     500: {"server_error"},
     503: {"service_unavailable"},
@@ -59,6 +60,7 @@ AGREED: dict[type[Exception], int] = {
     tenants.OrganizationUnknown: 404,
     media.LinkRefused: 404,
     refusals.BodyTooLarge: 413,
+    billing.ReferenceConflict: 422,
     tenants.RateLimited: 429,
     inference.ProviderFailed: 500,
     inference.ProviderTimedOut: 500,
@@ -67,6 +69,7 @@ AGREED: dict[type[Exception], int] = {
     inference.AllDeploymentsSaturated: 503,
     inference.ModelUnavailable: 503,
     billing.LedgerUnavailable: 503,
+    billing.PaymentsUnavailable: 503,
     tenants.AuthUnavailable: 503,
     refusals.Overloaded: 503,
     refusals.ShuttingDown: 503,
@@ -81,10 +84,14 @@ OURS = {
     billing.HoldConflict,
     billing.HoldUnknown,
     billing.HoldResolvedDifferently,
-    billing.ReferenceConflict,
+    billing.PaymentUnpaid,
+    billing.RefundTooLarge,
+    billing.CardRefused,
+    billing.AuthenticationNeeded,
+    billing.PaymentsRejected,
     inference.InferenceError,
 }
-"""Refusals that no customer can cause: reaching one of them is a bug of the gateway."""
+"""Refusals that no customer can cause over HTTP: reaching one of them is a bug of the gateway."""
 
 
 def raised_by(room: ModuleType) -> Iterator[type[Exception]]:
@@ -152,6 +159,15 @@ MADE: dict[type[Exception], Callable[[], Exception]] = {
     billing.SpendCapReached: lambda: billing.SpendCapReached(
         cap_micros=12_000, spent_micros=10_000, needed_micros=5_000
     ),
+    billing.PaymentUnknown: lambda: billing.PaymentUnknown("Change this."),
+    billing.PaymentUnpaid: lambda: billing.PaymentUnpaid("Change this."),
+    billing.RefundTooLarge: lambda: billing.RefundTooLarge(refundable_micros=5_000),
+    billing.SavedCardMissing: lambda: billing.SavedCardMissing("Change this."),
+    billing.WebhookRejected: lambda: billing.WebhookRejected("Change this."),
+    billing.CardRefused: lambda: billing.CardRefused("no", code="card_declined", payment_intent_id=None),
+    billing.AuthenticationNeeded: lambda: billing.AuthenticationNeeded("no", code="x", payment_intent_id=None),
+    billing.PaymentsUnavailable: lambda: billing.PaymentsUnavailable("hunter2"),
+    billing.PaymentsRejected: lambda: billing.PaymentsRejected("hunter2"),
     billing.WalletFrozen: lambda: billing.WalletFrozen(uuid4()),
     billing.WalletUnknown: lambda: billing.WalletUnknown(uuid4()),
     inference.AllDeploymentsFailed: lambda: inference.AllDeploymentsFailed(
@@ -198,7 +214,7 @@ def test_every_refusal_becomes_an_answer_that_an_sdk_understands(kind: type[Exce
         TimeoutError("hunter2"),
         OSError(28, "No space left on device", "/var/lib/hunter2"),
         billing.HoldUnknown(uuid4(), "hunter2"),
-        billing.ReferenceConflict("hunter2"),
+        billing.PaymentsRejected("hunter2"),
     ],
     ids=lambda error: type(error).__name__,
 )
