@@ -14,8 +14,10 @@ from inference.errors import (
     ProviderFailed,
     ProviderSaturated,
     ProviderTimedOut,
+    ProviderUnreachable,
 )
 from inference.frames import WireError
+from inference.provider import EVERYTHING, Capabilities, Credential
 from inference.task import SegmentResult, SegmentTask
 from inference.wire import (
     DEADLINE_HEADER,
@@ -64,7 +66,13 @@ class LocalPool:
             raise ValueError("a local pool needs at least one URL")
         self._endpoints = [_Endpoint(url, transport) for url in urls]
 
-    async def segment(self, task: SegmentTask, *, deadline: float) -> SegmentResult:
+    def capabilities(self, model: str) -> Capabilities | None:
+        """See Provider: everything. Which models a pool has weights for, it says when it is asked."""
+        return EVERYTHING
+
+    async def segment(
+        self, task: SegmentTask, *, deadline: float, credential: Credential | None = None
+    ) -> SegmentResult:
         """Do `task` before `deadline` (seconds on the event loop's monotonic clock).
 
         A pool that certainly did not begin (unreachable, full, without the model) is passed over for the next one.
@@ -108,7 +116,7 @@ async def _call(endpoint: _Endpoint, body: bytes, deadline: float) -> SegmentRes
         ):
             answer = await _read(response)
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-        raise ProviderSaturated(
+        raise ProviderUnreachable(
             "The SAM 3 pool cannot be reached.", retry_after_seconds=_UNREACHABLE_RETRY_SECONDS
         ) from error
     except (TimeoutError, httpx.TimeoutException) as error:
