@@ -30,21 +30,21 @@ class Capabilities:
             return () if self.generates else ("pictures from text alone",)
         prompt = task.prompt
         marks: list[PointPrompt | BoxPrompt] = [*prompt.points, *prompt.boxes]
-        lacks = {
-            "segmentation": not self.segments,
-            f"a prompt of more than {self.text_characters_max} characters": len(prompt.text or "")
-            > self.text_characters_max,
-            "text together with points or boxes": not self.mixed_prompts and bool(prompt.text and marks),
-            "boxes with label 0": not self.negative_boxes and not all(box.positive for box in prompt.boxes),
-            "several object ids" if self.objects_max else "object ids": len({mark.object_id for mark in marks} - {None})
-            > self.objects_max,
-            "mask prompts": prompt.mask is not None and not self.mask_prompts,
-            "several masks" if self.masks_max == 1 else f"more than {self.masks_max} masks": task.max_masks
-            > self.masks_max,
-            "scores": task.needs_scores and not self.scores,
-            f"a threshold of {task.threshold:g}": not self.threshold_min <= task.threshold <= self.threshold_max,
-        }
-        return tuple(feature for feature, lacks_it in lacks.items() if lacks_it)
+        text = prompt.text or ""
+        object_ids = {mark.object_id for mark in marks} - {None}
+        several = "several" if self.objects_max else "any"
+        checks = (
+            ("segmentation", not self.segments),
+            (f"a prompt of more than {self.text_characters_max} characters", len(text) > self.text_characters_max),
+            ("text together with points or boxes", not self.mixed_prompts and bool(text and marks)),
+            ("boxes with label 0", not self.negative_boxes and not all(box.positive for box in prompt.boxes)),
+            (f"{several} object ids", len(object_ids) > self.objects_max),
+            ("mask prompts", not self.mask_prompts and prompt.mask is not None),
+            (f"{task.max_masks} masks", task.max_masks > self.masks_max),
+            ("scores", task.needs_scores and not self.scores),
+            (f"a threshold of {task.threshold:g}", not self.threshold_min <= task.threshold <= self.threshold_max),
+        )
+        return tuple(feature for feature, is_lacking in checks if is_lacking)
 
 
 EVERYTHING = Capabilities(

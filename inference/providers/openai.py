@@ -148,7 +148,8 @@ class OpenAIImages:
         return SegmentResult(masks=tuple(masks), width=width, height=height)
 
     async def _mask(self, item: dict[str, Any], deadline: float) -> Mask:
-        rle, score, object_id = item.get("rle"), item.get("score"), item.get("object_id")
+        rle, object_id = item.get("rle"), item.get("object_id")
+        score: Any = item.get("score")
         if not (rle is None or (isinstance(rle, str) and len(rle) <= RLE_CHARACTERS_MAX)):
             raise _odd("run lengths")
         if not (score is None or (isinstance(score, int | float) and 0 <= score <= 1)):
