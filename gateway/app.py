@@ -18,14 +18,18 @@ from gateway.observability import RequestLog
 from gateway.refusals import BodyTooLarge
 from gateway.resources import open_resources
 from gateway.settings import Settings
+from inference.provider import Provider
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The gateway as an ASGI program. Its resources open when it starts and close, settled, when it stops."""
+def create_app(settings: Settings, *, provider: Provider | None = None) -> FastAPI:
+    """The gateway as an ASGI program. Its resources open when it starts and close, settled, when it stops.
+
+    `provider` serves every model in place of the pools that the settings name.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_resources(settings) as resources:
+        async with open_resources(settings, provider) as resources:
             app.state.resources = resources
             yield
 
@@ -35,6 +39,7 @@ def create_app(settings: Settings) -> FastAPI:
         description="SAM 3 image segmentation, sold by the picture.",
         lifespan=lifespan,
         redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # asks the environment at each request
     )
     for router in (openai_images.router, openai_models.router, media, health):
         app.include_router(router)

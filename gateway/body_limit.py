@@ -2,14 +2,18 @@
 
 from collections.abc import Callable
 
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 DISCARDED_BYTES_MAX = 64 * 1024 * 1024
 
 
-class _TooLarge(Exception):
-    """Unwinds the application when its request turns out too large."""
+class _TooLarge(HTTPException):
+    """Unwinds the application when its request turns out too large; of a kind that it knows not to be its failure."""
+
+    def __init__(self) -> None:
+        super().__init__(413)
 
 
 class BodyLimit:

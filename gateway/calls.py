@@ -2,72 +2,26 @@
 
 import asyncio
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
 
 import structlog
 
 from billing.errors import BillingError
 from billing.holds import Capture, OutcomeKind, Place, Release
 from billing.pricing import price_call
-from gateway.auth import Caller
-from gateway.catalog import Model
+from gateway.call import Call, Completed, StoredMask
 from gateway.errors import describe
-from gateway.identifiers import new_id
 from gateway.media.store import MediaStore
 from gateway.predictions.journal import Admission, Journal, Settlement
 from gateway.predictions.tables import Payer, PredictionStatus
 from gateway.refusals import Overloaded, ShuttingDown
 from gateway.tenants.api_keys import Scope, spend_period_start
 from inference.router import Routed, Router
-from inference.task import PictureFormat, SegmentTask
+from inference.task import PictureFormat
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """What a dialect wants done for a caller: one task per picture, all with the same model and prompt.
-
-    `store_pictures` keeps result pictures in the media store; without it they travel in the answer only.
-    """
-
-    caller: Caller
-    model: Model
-    tasks: Sequence[SegmentTask]
-    dialect: str
-    request_id: str
-    timeout_seconds: float
-    store_pictures: bool
-    prediction_id: UUID = field(default_factory=new_id)
-
-
-@dataclass(frozen=True, slots=True)
-class StoredMask:
-    """One mask of a finished call; `media_key` where its picture was stored, `picture` where it was not."""
-
-    task_index: int
-    score: float | None
-    box: tuple[float, float, float, float] | None
-    object_id: int | None
-    rle: str | None
-    picture: bytes | None
-    media_key: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Completed:
-    """A finished, settled call. `sizes` are (width, height) in pixels per task; `balance_micros` what is left."""
-
-    prediction_id: UUID
-    masks: tuple[StoredMask, ...]
-    sizes: tuple[tuple[int, int], ...]
-    deployment: str
-    charged_micros: int
-    available_micros: int | None
-    timings_ms: dict[str, float]
 
 
 class Calls:
@@ -216,7 +170,7 @@ class Calls:
                 ),
                 deployment=completed.deployment,
                 timings_ms=completed.timings_ms,
-                output=_output(completed),
+                output=completed.record(),
             )
         )
         written_off = outcome is not None and outcome.kind is OutcomeKind.WRITTEN_OFF
@@ -264,21 +218,3 @@ def _slowest_timings(routed: Sequence[Routed]) -> dict[str, float]:
         for stage, milliseconds in answer.result.timings_ms.items():
             timings[stage] = max(timings.get(stage, 0.0), milliseconds)
     return timings
-
-
-def _output(completed: Completed) -> dict[str, Any]:
-    """What a prediction remembers of its result; pictures by their key in the media store."""
-    return {
-        "sizes": [list(size) for size in completed.sizes],
-        "masks": [
-            {
-                "picture_index": mask.task_index,
-                "score": mask.score,
-                "box": mask.box and list(mask.box),
-                "object_id": mask.object_id,
-                "rle": mask.rle,
-                "media_key": mask.media_key,
-            }
-            for mask in completed.masks
-        ],
-    }

@@ -43,6 +43,10 @@ async def driver_connection(session: AsyncSession) -> asyncpg.Connection:
     return driver
 
 
+async def _keep(_connection: asyncpg.Connection) -> None:
+    """Nothing here changes a connection's state, so giving it back needs no question to the server."""
+
+
 class Database:
     """Both ways to the same database; opened by `connect`, closed by `aclose`."""
 
@@ -77,6 +81,7 @@ class Database:
             timeout=CONNECT_TIMEOUT_SECONDS,
             command_timeout=COMMAND_TIMEOUT_SECONDS,
             server_settings=server_settings,
+            reset=_keep,
         )
         return cls(engine, pool)
 

@@ -11,23 +11,24 @@ from gateway.resources import Resources
 from gateway.tenants.errors import RateLimited
 
 
-def _resources(request: Request) -> Resources:
+async def resources_of(request: Request) -> Resources:
+    """What the process has opened."""
     resources: Resources = request.app.state.resources
     return resources
 
 
-ResourcesOf = Annotated[Resources, Depends(_resources)]
+ResourcesOf = Annotated[Resources, Depends(resources_of)]
 
 
-async def _caller(request: Request, resources: ResourcesOf) -> Caller:
+async def caller_of(request: Request, resources: ResourcesOf) -> Caller:
     """Whoever the key belongs to; costs nothing of the limit. Raises 401's refusals, or 503's without a database."""
     return await resources.authenticator.authenticate(request.headers.get("authorization"))
 
 
-CallerOf = Annotated[Caller, Depends(_caller)]
+CallerOf = Annotated[Caller, Depends(caller_of)]
 
 
-async def _metered_caller(request: Request, resources: ResourcesOf, caller: CallerOf) -> Caller:
+async def metered_caller_of(request: Request, resources: Resources, caller: Caller) -> Caller:
     """The caller, after taking one request from the limits of the key and of the organization.
 
     Comes before the body is read, so that refusing a flood stays cheap. The answer says what is left.
@@ -54,9 +55,6 @@ async def _metered_caller(request: Request, resources: ResourcesOf, caller: Call
     if not state.allowed:
         raise RateLimited(state)
     return caller
-
-
-MeteredCaller = Annotated[Caller, Depends(_metered_caller)]
 
 
 async def _operator(request: Request, resources: ResourcesOf) -> Operator:

@@ -1,7 +1,7 @@
 """What every dialect shares: how long a call may take, where prompts may lie, and how its routes answer errors."""
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Request, Response
@@ -15,6 +15,7 @@ from gateway.refusals import RequestInvalid
 from inference.task import BoxPrompt, Picture, PointPrompt, Prompt
 
 Renderer = Callable[[Problem], Response]
+Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class DialectRoute(APIRoute):
@@ -22,21 +23,24 @@ class DialectRoute(APIRoute):
 
     render: Renderer
 
-    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
+    def get_route_handler(self) -> Endpoint:
         """FastAPI's handler with every exception turned into the dialect's answer."""
-        handle = super().get_route_handler()
-        render = type(self).render
+        return answering(type(self).render, super().get_route_handler())
 
-        async def answer(request: Request) -> Response:
-            try:
-                response: Response = await handle(request)
-            except Exception as error:
-                response = render(problem_of(error))
-            headers: dict[str, str] = getattr(request.state, "answer_headers", {})
-            response.headers.update(headers)
-            return response
 
-        return answer
+def answering(render: Renderer, endpoint: Endpoint) -> Endpoint:
+    """`endpoint` with its exceptions rendered, and with the headers that were merged for the request."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            response = await endpoint(request)
+        except Exception as error:
+            response = render(problem_of(error))
+        headers: dict[str, str] = getattr(request.state, "answer_headers", {})
+        response.headers.update(headers)
+        return response
+
+    return answer
 
 
 def problem_of(error: Exception) -> Problem:

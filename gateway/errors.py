@@ -136,7 +136,7 @@ def http_problem(status: int, message: str | None = None) -> Problem:
     if status in (404, 405):
         return Problem(status=404, type="not_found", code="path_not_found", message=words)
     if status >= 500:
-        return Problem(status=status, type="server_error", code="internal_error", message=words, retryable=True)
+        return Problem(status=500, type="server_error", code="internal_error", message=words, retryable=True)
     return Problem(status=status, type="invalid_request_error", code="invalid_request", message=words)
 
 

@@ -13,21 +13,21 @@ from gateway.refusals import RequestInvalid
 
 Field = str | bytes | int | float | bool | None | list["Field"] | dict[str, "Field"]
 
-_NAME = re.compile(r"^([A-Za-z0-9_]{1,64})(\[\])?(?:\[([A-Za-z0-9_]{1,64})\])?$")
+_NAME = re.compile(r"([A-Za-z0-9_]{1,64})(\[\])?(?:\[([A-Za-z0-9_]{1,64})\])?")
 
 
 def rebuild(items: Iterable[tuple[str, str | bytes]], *, json_fields: frozenset[str]) -> dict[str, Field]:
     """Nested fields from flat ones; values of `json_fields` that are JSON text are parsed.
 
-    Raises RequestInvalid for names that are not of the three forms, mixed use of one name, and rows that cannot be
-    paired.
+    Raises RequestInvalid for names that are not of the three forms, mixed use of one name, keys sent twice, and rows
+    that cannot be paired.
     """
     plain: dict[str, list[str | bytes]] = {}
     lists: dict[str, list[Field]] = {}
     objects: dict[str, dict[str, Field]] = {}
     rows: dict[str, dict[str, list[str | bytes]]] = {}
     for name, value in items:
-        match = _NAME.match(name)
+        match = _NAME.fullmatch(name)
         if match is None:
             raise RequestInvalid(f"The form field '{name[:80]}' has a name that is not understood.", param=name[:80])
         field, is_list, key = match.groups()
@@ -36,7 +36,9 @@ def rebuild(items: Iterable[tuple[str, str | bytes]], *, json_fields: frozenset[
         elif is_list:
             lists.setdefault(field, []).append(value)
         elif key:
-            objects.setdefault(field, {})[key] = value
+            if key in objects.setdefault(field, {}):
+                raise RequestInvalid(f"The field '{name}' was sent twice.", param=field)
+            objects[field][key] = value
         else:
             plain.setdefault(field, []).append(value)
 

@@ -10,6 +10,8 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEADER_BYTES_MAX = 32 * 1024
+HEADER_LINE_BYTES = 4  # the colon, the blank and the end of a line; without them, empty lines would count for nothing
+PROGRESS_BYTES_MIN = 16 * 1024
 
 
 def http_protocol(
@@ -18,7 +20,8 @@ def http_protocol(
     """A protocol class for uvicorn's `http=` that answers 408 to slow requests and 431 to huge headers.
 
     The header must be complete `header_timeout_seconds` after its first byte (or after the connection was made), the
-    body `body_timeout_seconds` after the header, whether or not the application reads it.
+    body `body_timeout_seconds` after the header, whether or not the application reads it. A client that takes hardly
+    anything of its answer for `body_timeout_seconds` is hung up on, so that answers do not pile up here.
     """
 
     class LimitedHttpProtocol(_LimitedHttpProtocol):
@@ -51,9 +54,11 @@ class _LimitedHttpProtocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._part = _Part.BEGINNING
         self._begun = 0  # requests that began in the bytes at hand
-        self._arriving_bytes = 0  # of a header that is not complete yet
+        self._body_arrived = False  # in the bytes at hand
+        self._arriving_bytes = 0  # of a header, or of the fields after a chunked body, that are not complete yet
         self._parsed_bytes = 0  # of the header lines that are
         self._refused = False
+        self._stall_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -61,6 +66,7 @@ class _LimitedHttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._set_timer(None)
+        self._cancel_stall_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -68,18 +74,48 @@ class _LimitedHttpProtocol(HttpToolsProtocol):
             return
         if self._part is _Part.BEGINNING and self._timer is None:
             self._set_timer(self.header_timeout)  # also for bytes that begin nothing, such as empty lines
-        part, self._begun = self._part, 0
+        part, self._begun, self._body_arrived = self._part, 0, False
         super().data_received(data)
-        if self._refused or self._part is not _Part.HEADER:
+        if self._refused:
             return
-        if part is _Part.HEADER and self._begun == 0:
-            self._arriving_bytes += len(data)
-        elif part is _Part.BEGINNING and self._begun == 1:
-            self._arriving_bytes = len(data)
-        else:
-            self._arriving_bytes = 0  # it begins behind another request; how far behind is not known
+        self._arriving_bytes = self._unfinished_bytes(part, len(data))
         if self._arriving_bytes > self.header_limit:
             self._refuse_header()
+
+    def _unfinished_bytes(self, part_before: _Part, new_bytes: int) -> int:
+        """How much of a header or trailer the parser is keeping back, waiting for the end of a line."""
+        if self._part is _Part.HEADER:
+            if part_before is _Part.HEADER and self._begun == 0:
+                return self._arriving_bytes + new_bytes
+            if part_before is _Part.BEGINNING and self._begun == 1:
+                return new_bytes
+        elif self._part is _Part.BODY and part_before is _Part.BODY and not self._body_arrived:
+            return self._arriving_bytes + new_bytes
+        return 0  # none, or it begins behind something else; how far behind is not known
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._cancel_stall_timer()
+        self._watch_stall(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        self._cancel_stall_timer()
+        super().resume_writing()
+
+    def _watch_stall(self, unsent_bytes: int) -> None:
+        self._stall_timer = self.loop.call_later(self.body_timeout, self._require_progress, unsent_bytes)
+
+    def _require_progress(self, unsent_bytes_before: int) -> None:
+        unsent_bytes = self.transport.get_write_buffer_size()
+        if unsent_bytes_before - unsent_bytes < PROGRESS_BYTES_MIN:
+            self.transport.abort()
+        else:
+            self._watch_stall(unsent_bytes)
+
+    def _cancel_stall_timer(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -93,13 +129,17 @@ class _LimitedHttpProtocol(HttpToolsProtocol):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._count(len(name) + len(value))
+        self._count(len(name) + len(value) + HEADER_LINE_BYTES)
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._part = _Part.BODY
         self._set_timer(self.body_timeout)
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._body_arrived = True
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._part = _Part.BEGINNING

@@ -26,7 +26,7 @@ from gateway.rate_limit import RateLimiter, open_rate_limiter
 from gateway.settings import Settings
 from gateway.tenants.key_directory import PostgresKeyDirectory
 from gateway.tenants.key_format import Peppers
-from inference.provider import Deployment
+from inference.provider import Deployment, Provider
 from inference.providers.local import LocalPool
 from inference.router import Router
 from migrations.upgrade import application_role
@@ -54,7 +54,7 @@ class Resources:
 
 
 @asynccontextmanager
-async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
+async def open_resources(settings: Settings, provider: Provider | None = None) -> AsyncIterator[Resources]:
     """Open all of it. Leaving refuses new calls, lets running ones settle, then closes.
 
     `settings` must be complete: database, pool addresses and secrets are there. Raises OSError or asyncpg's errors
@@ -80,7 +80,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         media = open_media_store(settings, links)
         pool = LocalPool(settings.pool_urls)
         stack.push_async_callback(pool.aclose)
-        router = Router({model.id: [Deployment("pool", pool)] for model in MODELS})
+        router = Router({model.id: [Deployment("pool", provider or pool)] for model in MODELS})
         journal = Journal(database.pool)
         journaling = asyncio.create_task(journal.run())
         stack.push_async_callback(_finish, journal, journaling)

@@ -45,7 +45,8 @@ async def complete(settings: Settings) -> AsyncIterator[Settings]:
         stack.push_async_callback(postgres.stop)
         stack.push_async_callback(pool.stop)
         dsn, pool_urls = await _both(_database(settings, postgres), _pools(settings, pool))
-        yield settings.model_copy(update={**_secrets(settings, folder), "database_url": dsn, "pool_urls": pool_urls})
+        found = {"data_dir": folder.path, "database_url": dsn, "pool_urls": pool_urls}
+        yield settings.model_copy(update=found | _secrets(settings, folder))
 
 
 async def _database(settings: Settings, postgres: EmbeddedPostgres) -> SecretStr:

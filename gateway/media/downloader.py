@@ -55,9 +55,40 @@ class _GuardedBackend(httpcore.AsyncNetworkBackend):
             if peer is None or not self._book.may_connect(ip_address(peer[0])):
                 await stream.aclose()
                 raise AddressBlocked(_PRIVATE)
-            return stream
+            return _ClosingStream(stream)
         assert failure is not None, "a name that is looked up has at least one address"
         raise failure
+
+
+class _ClosingStream(httpcore.AsyncNetworkStream):
+    """A connection that is closed too when its TLS handshake is given up; httpcore closes only those that fail."""
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream = stream
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
+        return await self._stream.read(max_bytes, timeout)
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> httpcore.AsyncNetworkStream:
+        try:
+            return await self._stream.start_tls(ssl_context, server_hostname, timeout)
+        except asyncio.CancelledError:
+            await self._stream.aclose()
+            raise
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
 
 
 class Downloader:

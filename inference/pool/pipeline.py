@@ -99,7 +99,9 @@ class Pipeline:
         if self._held >= self._max_queue or self._held_bytes + nbytes > self._max_queue_bytes:
             raise ProviderSaturated("The pool's queue is full.", retry_after_seconds=max(wait / 2, 0.05))
         left = deadline - time.monotonic()
-        if wait > left:
+        # An idle pool tries, whatever it measured before: otherwise one slow request could close it to hasty callers
+        # for good, as nothing would ever be measured again.
+        if left <= 0 or (self._held and wait > left):
             raise ProviderSaturated(
                 f"The pool would need about {wait:.1f} s and the caller waits {max(left, 0):.1f} s.",
                 retry_after_seconds=max(wait - left, 0.05),

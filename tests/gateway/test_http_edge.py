@@ -1,7 +1,9 @@
 """What arrives too slowly, too verbosely or too large is refused before it costs anything, on real sockets."""
 
+import contextlib
 import json
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ import httpx
 import psutil
 import pytest
 from fastapi import FastAPI, Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, StreamingResponse
 
 from gateway.body_limit import BodyLimit
 from gateway.http_protocol import http_protocol
@@ -19,7 +21,9 @@ from tests.running import RunningProgram
 
 HEADER_SECONDS = 0.4
 BODY_SECONDS = 0.6
-BODY_BYTES_MAX = 1024 * 1024
+MIB = 1024 * 1024
+BODY_BYTES_MAX = MIB
+LARGE_MIB = 32
 
 
 def _application() -> Any:
@@ -40,6 +44,10 @@ def _application() -> Any:
     @app.get("/hello")
     async def hello() -> str:
         return "hello"
+
+    @app.get("/large")
+    async def large() -> StreamingResponse:
+        return StreamingResponse(iter([bytes(MIB)] * LARGE_MIB), headers={"content-length": str(LARGE_MIB * MIB)})
 
     def render(limit_bytes: int) -> JSONResponse:
         return JSONResponse({"limit_bytes": limit_bytes}, status_code=413)
@@ -83,6 +91,19 @@ class Wire:
             name, _, value = line.decode().partition(":")
             headers[name.lower()] = value.strip()
         return Answer(int(first.split()[1]), headers, self._file.read(int(headers.get("content-length", 0))))
+
+    def read(self, size: int) -> bytes:
+        return self._file.read(size)
+
+    def is_hung_up_on(self) -> bool:
+        """Whether the other side goes away before long, though nothing is read."""
+        for _ in range(400):
+            time.sleep(0.05)
+            try:
+                self.send(b"\r\n")
+            except ConnectionError:
+                return True
+        return False
 
     def is_closed(self) -> bool:
         try:
@@ -174,14 +195,52 @@ def test_a_slow_second_request_does_not_spoil_the_answer_to_the_first(edge: Runn
         b"GET /hello HTTP/1.1\r\nhost: x\r\nx-long: " + b"a" * 40_000 + b"\r\n\r\n",
         b"GET /hello HTTP/1.1\r\nhost: x\r\nx-unfinished: " + b"a" * 1_000_000,
         b"GET /hello HTTP/1.1\r\nhost: x\r\n" + b"".join(b"x-%d: y\r\n" % n for n in range(6_000)) + b"\r\n",
+        b"GET /hello HTTP/1.1\r\nhost: x\r\n" + b"a:\r\n" * 8_000 + b"\r\n",
         b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n",
     ],
-    ids=["one long line", "one line without end", "many lines", "long address"],
+    ids=["one long line", "one line without end", "many lines", "many empty lines", "long address"],
 )
 def test_a_huge_header_is_answered_431(edge: RunningProgram, head: bytes) -> None:
     with wire(edge) as client:
         client.send(head)
         assert _is_refusal(client.answer(), 431, "header_too_large")
+
+
+@pytest.mark.parametrize(
+    "trailer", [b"x-unfinished: " + b"a" * 1_000_000, b"".join(b"x-%d: y\r\n" % n for n in range(6_000)) + b"\r\n"]
+)
+def test_what_follows_a_chunked_body_counts_as_header(edge: RunningProgram, trailer: bytes) -> None:
+    with wire(edge) as client:
+        client.send(b"POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1\r\nb\r\n0\r\n")
+        with contextlib.suppress(ConnectionError):  # it may be hung up on before all is sent
+            client.send(trailer)
+        assert _is_refusal(client.answer(), 431, "header_too_large")
+
+
+def test_a_chunked_body_in_many_small_pieces_is_no_header(edge: RunningProgram) -> None:
+    with wire(edge) as client:
+        pieces = b"1\r\nb\r\n" * 20_000
+        client.send(b"POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n" + pieces)
+        client.send(b"0\r\nx-trailer: y\r\n\r\n")
+        answer = client.answer()
+        assert answer is not None
+        assert (answer.status, json.loads(answer.body)) == (200, {"bytes": 20_000})
+
+
+def test_a_client_that_takes_nothing_of_its_answer_is_hung_up_on(edge: RunningProgram) -> None:
+    with wire(edge) as client:
+        client.send(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert client.is_hung_up_on()
+
+
+def test_a_client_that_takes_its_answer_slowly_gets_all_of_it(edge: RunningProgram) -> None:
+    with wire(edge) as client:
+        client.send(b"GET /large HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        received_bytes = 0
+        while piece := client.read(2 * MIB):
+            received_bytes += len(piece)
+            time.sleep(BODY_SECONDS / 6)
+        assert received_bytes > LARGE_MIB * MIB
 
 
 def test_a_long_header_below_the_limit_passes_in_pieces(edge: RunningProgram) -> None:

@@ -43,7 +43,8 @@ async def open_downloader(server: PictureServer) -> AsyncIterator[Open]:
         book = AddressBook(
             allow_networks=[ip_network("127.0.0.0/8")], allow_ports=[server.port, *ports], resolve=Names(names)
         )
-        opened.append(Downloader(book, **({"bytes_max": BYTES_MAX, "ssl_context": NOBODY_IS_TRUSTED} | options)))
+        defaults: dict[str, Any] = {"bytes_max": BYTES_MAX, "ssl_context": NOBODY_IS_TRUSTED}
+        opened.append(Downloader(book, **(defaults | options)))
         return opened[-1]
 
     yield open_one
@@ -297,11 +298,24 @@ async def test_certificates_that_nobody_vouches_for_are_not_trusted(
     assert server.requests == []
 
 
-async def test_plain_http_spoken_to_a_tls_port_and_the_reverse(
-    server: PictureServer, secure: tuple[PictureServer, Path], open_downloader: Open
+async def test_plain_http_spoken_to_a_tls_port_is_refused(
+    secure: tuple[PictureServer, Path], open_downloader: Open
 ) -> None:
-    downloader = open_downloader(ports=(secure[0].port,), total_timeout_seconds=SHORT_SECONDS)
     with pytest.raises(DownloadFailed):
-        await downloader.fetch(url(secure[0]))
-    with pytest.raises(DownloadFailed):
-        await downloader.fetch(url(server, scheme="https"))
+        await open_downloader(ports=(secure[0].port,)).fetch(url(secure[0]))
+
+
+async def test_a_handshake_that_never_ends_is_given_up_and_its_connection_closed(open_downloader: Open) -> None:
+    left = asyncio.Event()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()  # the client's greeting, which gets no answer, and then its leaving
+        left.set()
+        writer.close()
+
+    async with await asyncio.start_server(accept, "127.0.0.1", 0) as silent:
+        port = silent.sockets[0].getsockname()[1]
+        downloader = open_downloader(ports=(port,), total_timeout_seconds=SHORT_SECONDS)
+        with pytest.raises(DownloadFailed, match="not delivered within"):
+            await downloader.fetch(f"https://pictures.test:{port}/")
+        await asyncio.wait_for(left.wait(), 10)

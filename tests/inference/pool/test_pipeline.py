@@ -146,9 +146,29 @@ def test_pictures_in_the_queue_are_bounded_by_bytes(make: Callable[..., Pipeline
 def test_a_wait_beyond_the_callers_deadline_is_refused(make: Callable[..., Pipeline]) -> None:
     backend = PaperBackend()
     pipeline = make(backend)
-    submit(pipeline).future.result(10)
+    slow = hold(pipeline, backend)
+    time.sleep(0.3)
+    backend.gate.set()
+    slow.future.result(10)  # it is now known to take 0.3 s and more
+    again = hold(pipeline, backend)
+    with pytest.raises(ProviderSaturated, match="caller waits"):
+        submit(pipeline, seconds=0.1)
     with pytest.raises(ProviderSaturated, match="caller waits"):
         submit(pipeline, seconds=0.0)
+    backend.gate.set()
+    again.future.result(10)
+
+
+def test_an_idle_pool_tries_however_slow_it_was_before(make: Callable[..., Pipeline]) -> None:
+    backend = PaperBackend()
+    pipeline = make(backend)
+    slow = hold(pipeline, backend)
+    time.sleep(0.3)
+    backend.gate.set()
+    slow.future.result(10)
+    assert pipeline.estimated_wait_seconds() > 0.1
+    hasty = submit(pipeline, "hasty", seconds=0.1)  # admitted; whether it is in time is another matter
+    assert wait([hasty.future], 10).done
 
 
 def test_who_hung_up_or_is_too_late_costs_no_device_time(make: Callable[..., Pipeline]) -> None:
