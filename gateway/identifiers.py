@@ -7,6 +7,7 @@ from uuid import UUID
 PREDICTION = "pred"
 ORGANIZATION = "org"
 KEY = "key"
+CREDENTIAL = "cred"
 
 
 def new_id() -> UUID:

@@ -35,6 +35,7 @@ class Scope(StrEnum):
 
     SEGMENT = "segment"
     PREDICTIONS_READ = "predictions:read"
+    CREDENTIALS = "provider_credentials"
 
 
 @dataclass(frozen=True, slots=True)
