@@ -18,6 +18,7 @@ from gateway.predictions.journal import Admission, Journal, Settlement
 from gateway.predictions.tables import Payer, PredictionStatus
 from gateway.refusals import Overloaded, ShuttingDown
 from gateway.tenants.api_keys import Scope, spend_period_start
+from inference.errors import ProviderTimedOut
 from inference.router import Routed, Router
 from inference.task import PictureFormat
 
@@ -47,6 +48,7 @@ class Calls:
         self._in_flight: set[asyncio.Task[Completed]] = set()
         self._performing: set[asyncio.Task[Any]] = set()
         self._draining = False
+        self._giving_up = False
 
     async def segment(self, call: Call) -> Completed:
         """Admit, perform and settle one call.
@@ -70,6 +72,7 @@ class Calls:
         self._draining = True
         if self._in_flight:
             await asyncio.wait(self._in_flight, timeout=timeout_seconds)
+        self._giving_up = True
         for task in self._performing:
             task.cancel()
         if self._in_flight:
@@ -96,6 +99,8 @@ class Calls:
         performing = asyncio.create_task(self._perform(call))
         self._performing.add(performing)
         performing.add_done_callback(self._performing.discard)
+        if self._giving_up:  # the admission took longer than the process has left
+            performing.cancel()
         try:
             completed = await performing
         except asyncio.CancelledError:
@@ -134,8 +139,13 @@ class Calls:
 
     async def _perform(self, call: Call) -> Completed:
         deadline = asyncio.get_running_loop().time() + call.timeout_seconds
-        async with asyncio.timeout(call.timeout_seconds + 1):
-            routed = await _all_or_first_failure([self._router.segment(task, deadline=deadline) for task in call.tasks])
+        try:
+            async with asyncio.timeout(call.timeout_seconds + 1):
+                routed = await _all_or_first_failure(
+                    [self._router.segment(task, deadline=deadline) for task in call.tasks]
+                )
+        except TimeoutError:
+            raise ProviderTimedOut("The provider did not answer in time.") from None
         masks = [
             StoredMask(index, mask.score, mask.box, mask.object_id, mask.rle, mask.picture, None)
             for index, answer in enumerate(routed)

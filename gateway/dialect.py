@@ -8,6 +8,7 @@ from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from gateway.errors import Problem, describe, http_problem
 from gateway.observability import log_problem
@@ -51,6 +52,8 @@ def problem_of(error: Exception) -> Problem:
         first = error.errors()[0]
         param = ".".join(str(part) for part in first["loc"][1:])
         return describe(RequestInvalid(f"'{param}': {first['msg']}.", param=param))
+    if isinstance(error, ClientDisconnect):  # nobody will read this, and it is no fault of ours to log
+        return http_problem(400, "The request ended before its body was complete.")
     problem = describe(error)
     log_problem(problem, error)
     return problem

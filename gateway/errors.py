@@ -159,7 +159,7 @@ def _message(error: Exception) -> str:
         case billing.WalletFrozen():
             return "Spending from this wallet is stopped while a payment is in dispute."
         case billing.LedgerUnavailable():
-            return "The wallet cannot be reached right now. Nothing was charged; send the call again."
+            return "The wallet cannot be reached right now. Send the call again in a moment."
         case _:
             return getattr(error, "message", None) or "The request was refused."
 

@@ -35,7 +35,7 @@ log = structlog.get_logger(__name__)
 
 EXPIRY_INTERVAL_SECONDS = 5.0
 EXPIRY_BATCH = 500
-MEDIA_SWEEP_INTERVAL_SECONDS = 600.0
+MEDIA_SWEEP_INTERVAL_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -94,7 +94,7 @@ class Settings(BaseSettings):
     body_limit_bytes: int = Field(32 * 1024 * 1024, ge=1024)  # a picture of 20 MiB in base64, and its prompt
     pictures_per_call_limit: int = Field(16, ge=1, le=64)
     header_timeout_seconds: float = Field(5.0, gt=0)
-    body_timeout_seconds: float = Field(30.0, gt=0)
+    body_timeout_seconds: float = Field(60.0, gt=0)  # the largest body at 4 Mbit/s
     picture_url_networks: CommaSeparated = Field(
         default_factory=list, description="Private networks (CIDR) picture URLs may point into. Empty in production."
     )

@@ -33,6 +33,7 @@ async def complete(settings: Settings) -> AsyncIterator[Settings]:
     async with AsyncExitStack() as stack:
         lock = folder.lock(settings.base_url)
         stack.callback(lock.release)
+        kept = _secrets(settings, folder)
         postgres = EmbeddedPostgres(folder.path)
         pool = EmbeddedPool(
             folder.path,
@@ -46,7 +47,7 @@ async def complete(settings: Settings) -> AsyncIterator[Settings]:
         stack.push_async_callback(pool.stop)
         dsn, pool_urls = await _both(_database(settings, postgres), _pools(settings, pool))
         found = {"data_dir": folder.path, "database_url": dsn, "pool_urls": pool_urls}
-        yield settings.model_copy(update=found | _secrets(settings, folder))
+        yield settings.model_copy(update=found | kept)
 
 
 async def _database(settings: Settings, postgres: EmbeddedPostgres) -> SecretStr:

@@ -14,7 +14,8 @@ from inference.task import Picture
 PICTURE_BYTES_MAX = 20 * 1024 * 1024
 BASE64_CHARACTERS_MAX = PICTURE_BYTES_MAX * 4 // 3 * 78 // 76 + 1024  # in lines of 76, with what precedes it
 INSPECTION_THREADS = 4
-INLINE_CHARACTERS_MAX = 64 * 1024  # decoding less than this costs less than a change of thread
+INLINE_BYTES_MAX = 64 * 1024  # looking at less than this costs less than a change of thread
+INLINE_CHARACTERS_MAX = INLINE_BYTES_MAX
 
 _SCHEME = re.compile(r"\s*([a-z][a-z0-9+.-]*):", re.IGNORECASE)  # base64 has no colon
 _DATA_URI = re.compile(r"\s*data:(?:[\w.+-]+/[\w.+-]+)?(?:;[\w.+-]+=[^;,]*)*;\s?base64,", re.IGNORECASE)
@@ -42,6 +43,8 @@ class Intake:
         if (complaint := _markup_complaint(data)) is not None:
             raise PictureUnreadable(complaint, param=param)
         try:
+            if len(data) <= INLINE_BYTES_MAX:
+                return inspect(data)
             return await asyncio.get_running_loop().run_in_executor(self._executor, inspect, data)
         except InputRejected as error:
             raise PictureUnreadable(error.message, param=param) from None

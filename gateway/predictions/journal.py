@@ -182,10 +182,16 @@ def _settlement_columns(settlements: Sequence[tuple[Settlement, Outcome | None]]
             settlement.status.value,
             _charged(settlement, outcome),
             settlement.deployment,
-            json.dumps(settlement.timings_ms),
-            None if settlement.output is None else json.dumps(settlement.output),
-            None if settlement.error is None else json.dumps(settlement.error),
+            _document(settlement.timings_ms),
+            None if settlement.output is None else _document(settlement.output),
+            None if settlement.error is None else _document(settlement.error),
         )
         for settlement, outcome in settlements
     ]
     return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _document(content: dict[str, Any]) -> str:
+    """JSON that PostgreSQL takes: without the NUL and the halves of surrogate pairs that a provider's words may hold."""
+    text = json.dumps(content, ensure_ascii=False).encode("utf-8", "replace").decode()
+    return text.replace("\\u0000", "\\ufffd")

@@ -102,7 +102,7 @@ def children(kind: type[Exception]) -> Iterator[type[Exception]]:
 
 
 KINDS = sorted({kind for room in ROOMS for kind in raised_by(room)}, key=lambda kind: kind.__qualname__)
-ABSTRACT = {refusals.GatewayRefusal, tenants.TenantError}
+ABSTRACT: set[type[Exception]] = {refusals.GatewayRefusal, tenants.TenantError}
 """Bases without a meaning of their own: whoever adds a class below them has to decide on one."""
 
 
@@ -167,10 +167,11 @@ def made(kind: type[Exception]) -> Exception:
     """An instance as its room would raise it."""
     if kind in MADE:
         return MADE[kind]()
-    arguments: list[Any] = []
-    for parameter in inspect.signature(kind).parameters.values():
-        if parameter.default is inspect.Parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
-            arguments.append(uuid4() if parameter.name == "hold_id" else "Change this.")
+    arguments: list[Any] = [
+        uuid4() if parameter.name == "hold_id" else "Change this."
+        for parameter in inspect.signature(kind).parameters.values()
+        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ]
     return kind(*arguments)
 
 

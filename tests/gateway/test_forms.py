@@ -26,7 +26,7 @@ Items = Iterator[tuple[str, str | bytes]]
 
 
 def flattened(form: dict[str, Any], *, by_key: bool) -> Items:
-    """The fields that a client sends: the Python package groups the rows of a list by key, the one for Node does not."""
+    """The fields that a client sends: the Python package groups a list's rows by key, the one for Node does not."""
     for name, value in form.items():
         if isinstance(value, dict):
             yield from ((f"{name}[{key}]", text) for key, text in value.items())

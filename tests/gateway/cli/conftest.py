@@ -102,12 +102,14 @@ class Machine:
     def signal(self, number: int) -> int:
         """Send a signal and wait for the end of the gateway itself; its exit status."""
         assert self.process is not None
-        self.process.send_signal(number)
-        status = self.process.wait(STOP_TIMEOUT_SECONDS)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-        self.process = None
-        return status
+        process, self.process = self.process, None
+        process.send_signal(number)
+        try:
+            return process.wait(STOP_TIMEOUT_SECONDS)
+        finally:
+            process.kill()
+            assert process.stdout is not None
+            process.stdout.close()
 
 
 def remaining(family: list[psutil.Process]) -> list[psutil.Process]:
