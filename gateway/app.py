@@ -7,6 +7,7 @@ from importlib.metadata import version
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
+from gateway.account.provider_credentials import router as provider_credentials
 from gateway.body_limit import BodyLimit
 from gateway.dialect import problem_of
 from gateway.dialects import openai_images, openai_models
@@ -41,7 +42,7 @@ def create_app(settings: Settings, *, provider: Provider | None = None) -> FastA
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # asks the environment at each request
     )
-    for router in (openai_images.router, openai_models.router, media, health):
+    for router in (openai_images.router, openai_models.router, provider_credentials, media, health):
         app.include_router(router)
     app.add_exception_handler(HTTPException, _unmatched)
     app.add_exception_handler(Exception, _unmatched)

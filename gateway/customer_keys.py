@@ -12,6 +12,7 @@ from uuid import UUID
 import asyncpg
 import structlog
 
+from billing.connection import Connection
 from gateway.auth import Caller
 from gateway.secrets_at_rest import SecretUnreadable, Vault
 from gateway.tenants.errors import AuthUnavailable, CredentialRejected
@@ -101,7 +102,7 @@ class CustomerKeys:
             first = applying[0][0]
             raise CredentialRefused(
                 first.provider,
-                f"{first.disabled_reason} It is switched off: attach a new key, switch this one on again, or remove it.",
+                f"{first.disabled_reason} It is switched off: switch it on again, attach another, or remove it.",
             )
         return OwnKeys(tuple(deployments), may_fall_back) if deployments else None
 
@@ -139,9 +140,7 @@ class CustomerKeys:
         except UNREACHABLE as failure:
             log.warning("provider_key_not_noted", deployment=deployment.name, error=repr(failure))
 
-    async def _note(
-        self, connection: asyncpg.Connection, credential_id: UUID, name: str, error: InferenceError | None
-    ) -> None:
+    async def _note(self, connection: Connection, credential_id: UUID, name: str, error: InferenceError | None) -> None:
         """A success is written down only after trouble, and other failures than refusals every five seconds at most."""
         now = self._clock()
         match error:
@@ -178,4 +177,6 @@ class CustomerKeys:
             return self.vault.open(credential.sealed, credential.owner)
         except (SecretUnreadable, CredentialRejected) as error:
             log.error("provider_key_unreadable", credential_id=str(credential.id), error=str(error))
-            raise CredentialRefused(credential.provider, "the stored key cannot be opened here; attach it again.") from None
+            raise CredentialRefused(
+                credential.provider, "the stored key cannot be opened here; attach it again."
+            ) from None

@@ -1,7 +1,7 @@
 """The providers behind this installation: its own deployments as the settings have them, and ways for customers' keys."""
 
 from collections.abc import Sequence
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 from gateway.catalog import MODELS
 from gateway.deployments import POOL
@@ -88,6 +88,14 @@ class Upstreams:
     def _serves(self, name: str, model: str) -> bool:
         upstream = self._settings.upstreams.get(name)
         return upstream is None or upstream.models is None or model in upstream.models
+
+
+def address_book(settings: Settings) -> AddressBook:
+    """Where addresses that customers name may lead: the public internet, and what the settings open besides."""
+    return AddressBook(
+        allow_networks=[ip_network(network) for network in settings.picture_url_networks],
+        allow_ports=[int(port) for port in settings.picture_url_ports],
+    )
 
 
 def _check(book: AddressBook) -> AddressCheck:

@@ -6,6 +6,7 @@ InferenceError
 ├── ModelUnavailable         no deployment offers the model (now, or at all on this installation)
 ├── CredentialRefused        the provider does not serve this key: unknown, locked, or without money
 ├── ProviderFailed           it was tried and went wrong
+│   ├── JobFailed
 │   └── ProviderTimedOut
 ├── ProviderSaturated        refused before any work began; try again later
 │   ├── ProviderUnreachable  nothing answers there
@@ -34,11 +35,14 @@ class InputRejected(InferenceError):
 
 
 class TaskUnsupported(InputRejected):
-    """Nobody was asked, because no deployment can do all of it; `lacking` maps its name to what it cannot do."""
+    """Nobody was asked, because no deployment can do all of it; `lacking` maps its name to what it cannot do.
 
-    def __init__(self, lacking: Mapping[str, Sequence[str]]) -> None:
-        listed = "; ".join(f"{name} cannot do: {', '.join(features)}" for name, features in lacking.items())
-        super().__init__(f"This call asks for more than its provider can do ({listed}). Leave that out.")
+    `who` is told to the customer, what the installation calls its deployments is not.
+    """
+
+    def __init__(self, lacking: Mapping[str, Sequence[str]], *, who: str = "The providers of this model") -> None:
+        listed = ", ".join(dict.fromkeys(feature for features in lacking.values() for feature in features))
+        super().__init__(f"{who} cannot do this: {listed}. Leave it out, or use another model.")
         self.lacking = {name: tuple(features) for name, features in lacking.items()}
 
 
@@ -61,6 +65,10 @@ class CredentialRefused(InferenceError):
 
 class ProviderFailed(InferenceError):
     """The provider tried and failed, or answered something unusable."""
+
+
+class JobFailed(ProviderFailed):
+    """A job that a provider had taken has ended badly; asking about it again would not change that."""
 
 
 class ProviderTimedOut(ProviderFailed):

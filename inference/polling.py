@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from inference.errors import ProviderFailed, ProviderSaturated, ProviderTimedOut
+from inference.errors import JobFailed, ProviderFailed, ProviderSaturated, ProviderTimedOut
 
 FIRST_WAIT_SECONDS = 0.1
 WAIT_SECONDS_MAX = 1.0
@@ -12,10 +12,6 @@ WAIT_GROWTH = 1.5
 TROUBLES_IN_A_ROW_MAX = 5
 
 T = TypeVar("T")
-
-
-class JobFailed(ProviderFailed):
-    """The job itself has ended badly; asking again would not change that."""
 
 
 async def poll(provider: str, ask: Callable[[], Awaitable[T | None]], *, deadline: float) -> T:

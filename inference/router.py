@@ -142,7 +142,9 @@ class Router:
                     break
             finally:
                 breaker.record(permit, outcome)
-        raise _verdict(causes, lacking)
+        if not causes:
+            raise TaskUnsupported(lacking) if own is None else TaskUnsupported(lacking, who=", ".join(lacking))
+        raise _verdict(causes)
 
     def _illness(self, deployment: Deployment) -> tuple[int, float]:
         """Sorts among equals: paused last, then by how much failed lately, in steps of a tenth."""
@@ -191,10 +193,8 @@ def _for_the_customer(deployment: Deployment, error: InferenceError) -> Inferenc
     return error
 
 
-def _verdict(causes: Mapping[str, InferenceError], lacking: Mapping[str, tuple[str, ...]]) -> InferenceError:
+def _verdict(causes: Mapping[str, InferenceError]) -> InferenceError:
     """What the walk as a whole comes to."""
-    if not causes:
-        return TaskUnsupported(lacking)
     refused = [cause for cause in causes.values() if isinstance(cause, CredentialRefused)]
     if refused and all(certainly_not_started(cause) for cause in causes.values()):
         return refused[0]

@@ -16,6 +16,8 @@ COMMANDS = {
     "organizations": ("organizations", "Customers."),
     "keys": ("keys", "API keys of organizations."),
     "wallet": ("wallets", "What organizations have to spend."),
+    "credentials": ("credentials", "Customers' own provider keys."),
+    "deployments": ("deployments", "What serves the models: the pool and upstream providers."),
     "models": ("models", "Show what is sold, and for how much."),
     "segment": ("segmentation", "Segment a picture through the gateway; prints the cost and the balance."),
     "doctor": ("diagnosis", "Check everything the gateway needs, and say what is wrong."),

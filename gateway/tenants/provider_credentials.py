@@ -4,16 +4,16 @@ A key is sealed before it comes near the database and opened only to be sent to 
 its last four characters and a fingerprint.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 from uuid import UUID
 
-import asyncpg
-from sqlalchemy import func, select, text
+from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from billing.connection import Connection
 from gateway.identifiers import new_id
 from gateway.secrets_at_rest import Owner, Sealed, Vault
 from gateway.tenants.errors import CredentialNotFound, CredentialRejected, SettingRejected
@@ -167,7 +167,7 @@ async def find_owner(session: AsyncSession, credential_id: UUID) -> UUID:
 
 
 async def change(
-    session: AsyncSession, organization_id: UUID, credential_id: UUID, **changes: object
+    session: AsyncSession, organization_id: UUID, credential_id: UUID, changes: Mapping[str, object]
 ) -> ProviderCredential:
     """Change `name`, `models`, `api_keys`, `position`, `may_fall_back` or `enabled`; what is not given stays.
 
@@ -215,12 +215,6 @@ async def rewrap_some(session: AsyncSession, vault: Vault) -> int:
     return len(records)
 
 
-async def count_by_key(session: AsyncSession) -> dict[str, int]:
-    """How many credentials are sealed under each key-encryption key."""
-    query = select(ProviderCredential.key_id, func.count()).group_by(ProviderCredential.key_id)
-    return {key_id: count for key_id, count in await session.execute(query)}
-
-
 _FIND = """
 SELECT id, organization_id, provider, base_url, key_id, wrapped_key, ciphertext, last4, models, api_keys,
        may_fall_back, disabled_reason, refusals > 0 OR last_error IS NOT NULL AS is_troubled
@@ -243,7 +237,7 @@ UPDATE gateway.provider_credentials SET refusals = 0, last_error = NULL, last_er
 """
 
 
-async def find_usable(connection: asyncpg.Connection, organization_id: UUID) -> tuple[UsableCredential, ...]:
+async def find_usable(connection: Connection, organization_id: UUID) -> tuple[UsableCredential, ...]:
     """Those that the paid path has to know of, first choice first."""
     rows = await connection.fetch(_FIND, organization_id)
     return tuple(
@@ -264,19 +258,19 @@ async def find_usable(connection: asyncpg.Connection, organization_id: UUID) -> 
     )
 
 
-async def record_refusal(connection: asyncpg.Connection, credential_id: UUID, error: str) -> bool:
+async def record_refusal(connection: Connection, credential_id: UUID, error: str) -> bool:
     """Note that the provider refused the key; whether that, the third time in a row, has switched it off."""
     reason = f"The provider refused this key {REFUSALS_MAXIMUM} times in a row."
     error = error[:ERROR_CHARACTERS_MAXIMUM]
     return bool(await connection.fetchval(_REFUSED, credential_id, error, REFUSALS_MAXIMUM, reason))
 
 
-async def record_failure(connection: asyncpg.Connection, credential_id: UUID, error: str) -> None:
+async def record_failure(connection: Connection, credential_id: UUID, error: str) -> None:
     """Note what went wrong last."""
     await connection.execute(_FAILED, credential_id, error[:ERROR_CHARACTERS_MAXIMUM])
 
 
-async def record_success(connection: asyncpg.Connection, credential_id: UUID) -> None:
+async def record_success(connection: Connection, credential_id: UUID) -> None:
     """Forget refusals and the last error."""
     await connection.execute(_SERVED, credential_id)
 

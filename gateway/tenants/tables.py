@@ -4,7 +4,17 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, DateTime, ForeignKey, Index, LargeBinary, Text, UniqueConstraint, Uuid
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    Text,
+    UniqueConstraint,
+    Uuid,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -88,9 +98,7 @@ class ProviderCredential(Base):
 
     __tablename__ = "provider_credentials"
     __table_args__ = (
-        UniqueConstraint(
-            "organization_id", "provider", "base_url", "fingerprint", postgresql_nulls_not_distinct=True
-        ),
+        UniqueConstraint("organization_id", "provider", "base_url", "fingerprint", postgresql_nulls_not_distinct=True),
         CheckConstraint("provider IN ('openai', 'fal', 'wavespeed')", name="provider_known"),
         CheckConstraint("(provider = 'openai') = (base_url IS NOT NULL)", name="base_url_of_openai"),
         CheckConstraint("disabled_reason IS NULL OR NOT enabled", name="reason_of_disabled"),

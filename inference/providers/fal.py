@@ -10,9 +10,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from inference.errors import CredentialRefused, InferenceError, InputRejected, ProviderFailed, ProviderTimedOut
+from inference.errors import (
+    CredentialRefused,
+    InferenceError,
+    InputRejected,
+    JobFailed,
+    ProviderFailed,
+    ProviderTimedOut,
+)
 from inference.http import Answer, Upstream, error_document, off_loop, refusal
-from inference.polling import JobFailed, poll
+from inference.polling import poll
 from inference.provider import Capabilities, Credential
 from inference.rendering import Found, read_mask, read_rle, render, result_size, upright
 from inference.task import BoxPrompt, Picture, PointPrompt, SegmentResult, SegmentTask

@@ -15,12 +15,13 @@ from inference.errors import (
     CredentialRefused,
     InferenceError,
     InputRejected,
+    JobFailed,
     ModelUnavailable,
     ProviderFailed,
     ProviderSaturated,
 )
 from inference.http import Answer, Upstream, error_document, off_loop, refusal
-from inference.polling import JobFailed, poll
+from inference.polling import poll
 from inference.provider import Capabilities, Credential
 from inference.rendering import Found, read_mask, render, result_size, upright
 from inference.task import BoxPrompt, Picture, PointPrompt, SegmentResult, SegmentTask

@@ -1,0 +1,1 @@
+"""What a customer may do with an own account over the API."""
