@@ -1,4 +1,4 @@
-"""The providers behind this installation: its own deployments as the settings have them, and ways for customers' keys."""
+"""The providers behind this installation: its own deployments from the settings, and ways for customers' keys."""
 
 from collections.abc import Sequence
 from ipaddress import ip_address, ip_network

@@ -26,7 +26,7 @@ from inference.errors import (
 )
 from inference.wording import clean
 
-ANSWER_BYTES_MAX = 256 * 1024 * 1024
+ANSWER_BYTES_MAX = 64 * 1024 * 1024
 PICTURE_BYTES_MAX = 64 * 1024 * 1024
 INLINE_BYTES_MAX = 64 * 1024  # parsing and encoding less than this costs less than a change of thread
 RETRY_AFTER_SECONDS_MAX = 60.0

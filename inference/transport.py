@@ -4,6 +4,7 @@
 again depends on them: ConnectError and ConnectTimeout say that nothing was sent, everything else that it may have been.
 """
 
+import io
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -15,6 +16,7 @@ import httpx
 CONNECTIONS_MAX = 1024
 KEEP_ALIVE_SECONDS = 30.0
 CHUNK_BYTES = 64 * 1024
+WHOLE_BYTES_MAX = 256 * 1024  # more is written piece by piece, so that others get their turn
 
 AddressCheck = Callable[[str, int], bool]
 """Whether this IP address and port may be connected to."""
@@ -57,12 +59,13 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send one request; nothing is repeated and no redirect followed."""
         timeouts: dict[str, float | None] = request.extensions.get("timeout", {})
+        body = await request.aread()
         try:
             answer = await self._session.request(
                 request.method,
                 str(request.url),
                 headers=request.headers.multi_items(),
-                data=await request.aread() or None,
+                data=io.BytesIO(body) if len(body) > WHOLE_BYTES_MAX else body or None,
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(
                     total=None, connect=timeouts.get("connect"), sock_read=timeouts.get("read")

@@ -113,7 +113,7 @@ async def update(credential_id: str, body: Change, resources: ResourcesOf, calle
     if "api_keys" in changes:
         changes["api_keys"] = _key_ids(body.api_keys)
     async with resources.database.writing() as session:
-        record = await change(session, caller.organization_id, _id(credential_id), **changes)
+        record = await change(session, caller.organization_id, _id(credential_id), changes)
     resources.customer_keys.forget(caller.organization_id)
     return shown(record)
 

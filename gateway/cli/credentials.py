@@ -55,7 +55,7 @@ def add(
     may_fall_back: Annotated[bool, typer.Option(help="Calls that it cannot serve may use paid credits.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Attach a provider key, read from the terminal or from standard input; it is checked first and never shown again."""
+    """Attach a provider key, read from the terminal or standard input; it is checked first and never shown again."""
     owner = operator.require_id(ORGANIZATION, organization, "--organization")
     new = NewCredential(
         provider=provider,
@@ -133,7 +133,7 @@ def update(
 
     async def work(database: Database, _: Settings) -> ProviderCredential:
         async with database.writing() as session:
-            return await change(session, *await owner_of(session), **changes)
+            return await change(session, *await owner_of(session), changes)
 
     _print(operator.run(work), as_json=as_json)
 

@@ -210,6 +210,6 @@ def _settlement_columns(settlements: Sequence[tuple[Settlement, Outcome | None]]
 
 
 def _document(content: dict[str, Any]) -> str:
-    """JSON that PostgreSQL takes: without the NUL and the halves of surrogate pairs that a provider's words may hold."""
+    """JSON that PostgreSQL takes: without the NUL and the half surrogate pairs that a provider's words may hold."""
     text = json.dumps(content, ensure_ascii=False).encode("utf-8", "replace").decode()
     return text.replace("\\u0000", "\\ufffd")

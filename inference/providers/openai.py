@@ -149,16 +149,13 @@ class OpenAIImages:
 
     async def _mask(self, item: dict[str, Any], deadline: float) -> Mask:
         rle, object_id = item.get("rle"), item.get("object_id")
-        score: Any = item.get("score")
         if not (rle is None or (isinstance(rle, str) and len(rle) <= RLE_CHARACTERS_MAX)):
             raise _odd("run lengths")
-        if not (score is None or (isinstance(score, int | float) and 0 <= score <= 1)):
-            raise _odd("a score")
         if not (object_id is None or type(object_id) is int):
             raise _odd("an object id")
         return Mask(
             rle=rle,
-            score=None if score is None else float(score),
+            score=_score(item.get("score")),
             box=_box(item.get("box")),
             object_id=object_id,
             picture=await self._picture(item, deadline),
@@ -194,10 +191,18 @@ def _without_none(**values: float | None) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def _score(score: object) -> float | None:
+    if score is None:
+        return None
+    if not isinstance(score, int | float) or not 0 <= score <= 1:
+        raise _odd("a score")
+    return float(score)
+
+
 def _box(box: object) -> tuple[float, float, float, float] | None:
     if box is None:
         return None
-    sides = [box.get(name) for name in ("x_min", "y_min", "x_max", "y_max")] if isinstance(box, dict) else []
+    sides: list[Any] = [box.get(name) for name in ("x_min", "y_min", "x_max", "y_max")] if isinstance(box, dict) else []
     if len(sides) != 4 or not all(type(side) in (int, float) and 0 <= side <= COORDINATE_MAX for side in sides):
         raise _odd("a box")
     return float(sides[0]), float(sides[1]), float(sides[2]), float(sides[3])
