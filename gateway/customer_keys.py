@@ -149,7 +149,9 @@ class CustomerKeys:
                 self._troubled.forget(credential_id.bytes)
             case CredentialRefused():
                 self._troubled.put(credential_id.bytes, True, now + TROUBLED_SECONDS)
-                if await record_refusal(connection, credential_id, error.message):
+                switched_off = await record_refusal(connection, credential_id, error.message)
+                if switched_off is not None:
+                    self.forget(switched_off)
                     log.warning("provider_key_switched_off", credential_id=str(credential_id), deployment=name)
             case _ if not self._failed_lately.get(credential_id.bytes, now):
                 self._failed_lately.put(credential_id.bytes, True, now + FAILURE_INTERVAL_SECONDS)

@@ -228,7 +228,7 @@ UPDATE gateway.provider_credentials
 SET refusals = refusals + 1, last_error = $2, last_error_at = clock_timestamp(),
     enabled = enabled AND refusals + 1 < $3,
     disabled_reason = CASE WHEN enabled AND refusals + 1 >= $3 THEN $4 ELSE disabled_reason END
-WHERE id = $1 RETURNING disabled_reason IS NOT NULL
+WHERE id = $1 RETURNING CASE WHEN disabled_reason IS NOT NULL THEN organization_id END
 """
 
 _FAILED = "UPDATE gateway.provider_credentials SET last_error = $2, last_error_at = clock_timestamp() WHERE id = $1"
@@ -258,11 +258,12 @@ async def find_usable(connection: Connection, organization_id: UUID) -> tuple[Us
     )
 
 
-async def record_refusal(connection: Connection, credential_id: UUID, error: str) -> bool:
-    """Note that the provider refused the key; whether that, the third time in a row, has switched it off."""
+async def record_refusal(connection: Connection, credential_id: UUID, error: str) -> UUID | None:
+    """Note that the provider refused the key; its organization, if that, the third time in a row, switched it off."""
     reason = f"The provider refused this key {REFUSALS_MAXIMUM} times in a row."
     error = error[:ERROR_CHARACTERS_MAXIMUM]
-    return bool(await connection.fetchval(_REFUSED, credential_id, error, REFUSALS_MAXIMUM, reason))
+    found: UUID | None = await connection.fetchval(_REFUSED, credential_id, error, REFUSALS_MAXIMUM, reason)
+    return found
 
 
 async def record_failure(connection: Connection, credential_id: UUID, error: str) -> None:
