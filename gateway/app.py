@@ -6,6 +6,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from gateway.account.provider_credentials import router as provider_credentials
 from gateway.body_limit import BodyLimit
@@ -14,12 +15,14 @@ from gateway.dialects import openai_images, openai_models
 from gateway.dialects.openai_shape import render_problem
 from gateway.errors import describe, http_problem
 from gateway.health import router as health
-from gateway.media.routes import router as media
 from gateway.observability import RequestLog
 from gateway.refusals import BodyTooLarge
 from gateway.resources import open_resources
+from gateway.results import router as results
 from gateway.settings import Settings
 from inference.provider import Provider
+
+PATH_CHARACTERS_MAX = 200
 
 
 def create_app(settings: Settings, *, provider: Provider | None = None) -> FastAPI:
@@ -42,10 +45,10 @@ def create_app(settings: Settings, *, provider: Provider | None = None) -> FastA
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # asks the environment at each request
     )
-    for router in (openai_images.router, openai_models.router, provider_credentials, media, health):
+    for router in (openai_images.router, openai_models.router, provider_credentials, results, health):
         app.include_router(router)
     app.add_exception_handler(HTTPException, _unmatched)
-    app.add_exception_handler(Exception, _unmatched)
+    app.add_exception_handler(Exception, _failed)
     # The last added runs first: the log sees every answer, also those that the limit gives.
     app.add_middleware(BodyLimit, limit_bytes=settings.body_limit_bytes, render=_too_large)
     app.add_middleware(RequestLog)
@@ -53,10 +56,26 @@ def create_app(settings: Settings, *, provider: Provider | None = None) -> FastA
 
 
 def _unmatched(request: Request, error: Exception) -> Response:
-    """What no route answered for itself: unknown paths, wrong methods, failures of plain routes."""
+    """What no route answered for itself: unknown paths, wrong methods, refusals of plain routes."""
     if isinstance(error, HTTPException) and error.status_code in (404, 405):
-        return render_problem(http_problem(404, f"Nothing answers {request.method} {request.url.path} here."))
+        return render_problem(http_problem(404, _where_to_look(request)))
     return render_problem(problem_of(error))
+
+
+def _failed(request: Request, error: Exception) -> Response:
+    """A bug outside every route. The framework answers it outside the log, which gives others their request id."""
+    response = render_problem(problem_of(error))
+    response.headers["x-request-id"] = request.state.request_id
+    return response
+
+
+def _where_to_look(request: Request) -> str:
+    """That nothing is here, and what was probably meant: the base URL of OpenAI's packages ends in /v1."""
+    path = request.url.path
+    message = f"Nothing answers {request.method} {path[:PATH_CHARACTERS_MAX]} here."
+    meant = path.removeprefix("/v1") if path.startswith("/v1/v1/") else f"/v1{path}"
+    known = any(route.matches({**request.scope, "path": meant})[0] is Match.FULL for route in request.app.routes)
+    return f"{message} Did you mean {meant}? The base URL for OpenAI's packages ends in /v1." if known else message
 
 
 def _too_large(limit_bytes: int) -> Response:

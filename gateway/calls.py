@@ -25,6 +25,8 @@ from inference.task import Task
 
 log = structlog.get_logger(__name__)
 
+RELEASE_TIMEOUT_SECONDS = 10.0
+
 
 class KeyChoice(Protocol):
     """Knows which of a customer's own provider keys a call goes out on."""
@@ -87,7 +89,7 @@ class Calls:
         for task in self._performing:
             task.cancel()
         if self._in_flight:
-            await asyncio.wait(self._in_flight, timeout=timeout_seconds)
+            await asyncio.wait(self._in_flight, timeout=RELEASE_TIMEOUT_SECONDS)
 
     @property
     def draining(self) -> bool:

@@ -15,6 +15,7 @@ class Capabilities:
     segments: bool
     generates: bool  # makes pictures from text alone
     text_characters_max: int
+    several_concepts: bool  # phrases with commas between them
     mixed_prompts: bool  # words together with points or boxes
     negative_boxes: bool
     objects_max: int  # different object ids among the prompts
@@ -36,6 +37,7 @@ class Capabilities:
         checks = (
             ("segmentation", not self.segments),
             (f"a prompt of more than {self.text_characters_max} characters", len(text) > self.text_characters_max),
+            ("several concepts, with commas between them", not self.several_concepts and "," in text),
             ("text together with points or boxes", not self.mixed_prompts and bool(text and marks)),
             ("boxes with label 0", not self.negative_boxes and not all(box.positive for box in prompt.boxes)),
             (f"{several} object ids", len(object_ids) > self.objects_max),
@@ -51,6 +53,7 @@ EVERYTHING = Capabilities(
     segments=True,
     generates=False,
     text_characters_max=20_000,
+    several_concepts=True,
     mixed_prompts=True,
     negative_boxes=True,
     objects_max=1_000,

@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
+import math
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Generator
-from typing import Annotated
+from collections.abc import Callable, Coroutine, Generator
+from typing import Annotated, Any
 
 import typer
 import uvicorn
@@ -25,6 +26,7 @@ from gateway.observability import configure_logging
 from gateway.settings import Settings
 
 KEEP_ALIVE_SECONDS = 75
+ANSWERING_SECONDS = 5.0  # what answers may take to leave after the last call has ended or was given up
 
 
 def command(
@@ -72,18 +74,34 @@ def _bound(settings: Settings) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, except that it tells when it serves, and that signals are ours: handling them itself, it would end the
-    process before the database has stopped.
+    """uvicorn, except that it tells when it serves and when it stops, and that signals are ours: handling them itself,
+    it would end the process before the database has stopped.
     """
 
-    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        announce: Callable[[], None],
+        drain: Callable[[float], Coroutine[Any, Any, None]],
+        drain_seconds: float,
+    ) -> None:
         super().__init__(config)
         self._announce = announce
+        self._drain_seconds = drain_seconds
+        self._drain = drain
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._announce()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Calls are given up before their connections are, so that whoever waits for one is told."""
+        draining = asyncio.create_task(self._drain(self._drain_seconds))
+        await super().shutdown(sockets)
+        if self.force_exit:  # uvicorn leaves the application as it is
+            await self._drain(0)
+        await draining
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -125,8 +143,9 @@ class _Serving:
             running.cancel()
 
     async def _serve(self, settings: Settings) -> None:
+        app = create_app(settings)
         config = uvicorn.Config(
-            create_app(settings),
+            app,
             http=http_protocol(
                 header_timeout_seconds=settings.header_timeout_seconds,
                 body_timeout_seconds=settings.body_timeout_seconds,
@@ -137,7 +156,7 @@ class _Serving:
             log_config=None,
             server_header=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=int(settings.shutdown_timeout_seconds),
+            timeout_graceful_shutdown=math.ceil(settings.shutdown_timeout_seconds + ANSWERING_SECONDS),
         )
         instructions = await self._demo(settings) if self._with_demo else ""
 
@@ -148,7 +167,10 @@ class _Serving:
             )
             sys.stdout.flush()
 
-        self._server = _Server(config, announce)
+        async def drain(timeout_seconds: float) -> None:
+            await app.state.resources.calls.drain(timeout_seconds)
+
+        self._server = _Server(config, announce, drain, settings.shutdown_timeout_seconds)
         await self._server.serve(sockets=[self._listening])
         if not self._server.started:
             raise CliError("The gateway could not start; its log above says why.")

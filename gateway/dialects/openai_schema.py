@@ -166,9 +166,9 @@ class ImageRequest(_Strict):
             return 1
         if self.max_masks is not None:
             return self.max_masks
-        if self.n is not None:
-            return self.n
-        return MASKS_MAX if self.return_multiple_masks else 1
+        if self.return_multiple_masks:
+            return MASKS_MAX
+        return self.n or 1
 
 
 NESTED_FIELDS = frozenset({"point_prompts", "box_prompts", "image", "images"})

@@ -142,15 +142,12 @@ class Journal:
         async with self._pool.acquire() as connection, connection.transaction():
             outcomes = {o.operation.hold_id: o for o in await holds.apply(connection, operations)}
             answers = [_answer(record, outcomes.get(record.prediction_id)) for record in records]
-            admissions = [
-                record
-                for record, answer in zip(records, answers, strict=True)
-                if isinstance(record, Admission) and not isinstance(answer, Exception)
-            ]
+            accepted = [r for r, answer in zip(records, answers, strict=True) if not isinstance(answer, Exception)]
+            admissions = [record for record in accepted if isinstance(record, Admission)]
             if admissions:
                 await connection.execute(_ADMIT, *_admission_columns(admissions))
             settlements = [
-                (record, outcomes.get(record.prediction_id)) for record in records if isinstance(record, Settlement)
+                (record, outcomes.get(record.prediction_id)) for record in accepted if isinstance(record, Settlement)
             ]
             if settlements:
                 await connection.execute(_SETTLE, *_settlement_columns(settlements))
@@ -210,6 +207,6 @@ def _settlement_columns(settlements: Sequence[tuple[Settlement, Outcome | None]]
 
 
 def _document(content: dict[str, Any]) -> str:
-    """JSON that PostgreSQL takes: without the NUL and the half surrogate pairs that a provider's words may hold."""
+    """JSON that PostgreSQL takes: without NULs and halves of surrogate pairs, which a provider's words may hold."""
     text = json.dumps(content, ensure_ascii=False).encode("utf-8", "replace").decode()
     return text.replace("\\u0000", "\\ufffd")

@@ -40,6 +40,7 @@ CAPABILITIES = Capabilities(
     segments=True,
     generates=False,
     text_characters_max=1_000,
+    several_concepts=False,
     mixed_prompts=True,
     negative_boxes=False,
     objects_max=1,  # several may be sent, but the answer does not say which mask is whose

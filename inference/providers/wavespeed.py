@@ -39,6 +39,7 @@ CAPABILITIES = Capabilities(
     segments=True,
     generates=False,
     text_characters_max=32,
+    several_concepts=False,
     mixed_prompts=False,
     negative_boxes=False,
     objects_max=0,

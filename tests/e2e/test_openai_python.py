@@ -124,6 +124,7 @@ def test_several_masks_and_how_many_of_them_as_pictures(client: openai.OpenAI, p
     assert [datum.url is not None for datum in answer.data] == [True, True, False, False, False]
     assert len(generate(client, n=3).data) == 3
     assert len(generate(client, return_multiple_masks=True).data) == 32
+    assert [datum.url for datum in generate(client, return_multiple_masks=True, n=1).data].count(None) == 31
     assert len(generate(client).data) == 1
 
 

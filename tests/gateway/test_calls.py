@@ -216,10 +216,13 @@ async def test_call_that_is_admitted_after_the_time_to_end_is_not_begun(
     calls, call = calls_of(journal, work, tmp_path), account.call()
     running = asyncio.create_task(calls.segment(call))
     await asyncio.sleep(0)
-    await calls.drain(0.05)
+    draining = asyncio.create_task(calls.drain(0))
+    await asyncio.sleep(0.1)
+    assert not draining.done()
     committing = asyncio.create_task(journal.run())
     with pytest.raises(ShuttingDown):
         await running
+    await draining
     await journal.aclose()
     await committing
     assert not begun.is_set()

@@ -86,12 +86,11 @@ class DetectorStage:
         pairs: Pairs,
         flat: Sequence[tuple[Example, Prompt]],
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Masks of one positive prompt per picture: the fine convolutions are half of the step's cost."""
-        chosen = [
-            next((i for i in range(first, first + _PROMPTS_PER_IMAGE) if len(flat[i][1].targets)), None)
-            for first in range(0, len(flat), _PROMPTS_PER_IMAGE)
-        ]
-        kept = [index for index in chosen if index is not None]
+        """Masks of one prompt per picture: the fine convolutions are half of the step's cost."""
+        groups = [range(first, first + _PROMPTS_PER_IMAGE) for first in range(0, len(flat), _PROMPTS_PER_IMAGE)]
+        # The prompt with the most answers: telling equal objects apart is the hardest part of their masks.
+        chosen = [max(group, key=lambda index: len(flat[index][1].targets)) for group in groups]
+        kept = [index for index in chosen if len(flat[index][1].targets)]
         if not kept:
             return answers.logits.new_zeros(()), {}
         device = answers.logits.device

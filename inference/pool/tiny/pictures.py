@@ -34,13 +34,13 @@ def demo_scenes() -> dict[str, Scene]:
             aspect,
         ),
         "dusk.png": compose(
-            374,
+            67,
             (("white", "circle"), ("yellow", "star"), ("yellow", "star"), ("pink", "heart"), ("orange", "ring")),
             dusk,
             aspect,
         ),
         "mist.png": compose(
-            231,
+            178,
             (
                 ("red", "circle"),
                 ("red", "square"),
@@ -54,7 +54,7 @@ def demo_scenes() -> dict[str, Scene]:
             aspect,
         ),
         "slate.png": compose(
-            215, (("yellow", "circle"), ("white", "star"), ("red", "triangle"), ("black", "ring")), slate, aspect
+            351, (("yellow", "circle"), ("white", "star"), ("red", "triangle"), ("black", "ring")), slate, aspect
         ),
     }
 

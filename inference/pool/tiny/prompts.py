@@ -71,7 +71,7 @@ def _phrase(rng: np.random.Generator, colour: int | None, shape: int | None) -> 
 def absent(example: Example, rng: np.random.Generator) -> Prompt:
     """A question whose answer is nothing: mostly a near miss, such as the right colour on the wrong shape."""
     nothing = np.zeros(0, dtype=np.int64)
-    if rng.random() < 0.24:
+    if rng.random() < 0.36:
         return Prompt(unknown_phrase(rng), nothing)
     for _ in range(8):
         draw = rng.random()

@@ -5,7 +5,7 @@ A scene is a description in its own units (its area is 1, so a scene of aspect r
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ from inference.pool.tiny.vocabulary import COLOUR_NAMES, COLOURS, SHAPE_NAMES
 BackgroundKind = Literal["page", "flat", "gradient", "clouds", "stripes"]
 
 _CONTRAST = 95.0
+_OUTLINE_CONTRAST = 60.0
 _PLACEMENT_ATTEMPTS = 40
 _OBJECTS_MAX = 9
 
@@ -89,7 +90,7 @@ def compose(seed: int, concepts: tuple[tuple[str, str], ...], background: Backgr
     Raises ValueError when they do not fit or do not stand out from the background.
     """
     rng = np.random.default_rng(seed)
-    objects = place(rng, concepts, background, aspect, overlap=-0.12, whole=True)
+    objects = place(rng, concepts, background, aspect, overlap=-0.3, whole=True)
     if len(objects) != len(concepts):
         raise ValueError(f"only {len(objects)} of {len(concepts)} objects fit into the scene of seed {seed}")
     return Scene(aspect, background, objects, noise=0.0, blur=0.0, jpeg_quality=None, seed=seed)
@@ -124,7 +125,9 @@ def place(
             near = (1.0 - overlap) * np.array([radius + other.radius for other in placed])
             gaps = [math.hypot(x - other.centre[0], y - other.centre[1]) for other in placed]
             if all(gap >= limit for gap, limit in zip(gaps, near, strict=True)):
-                placed.append(_object(rng, (colour, shape), rgb, (x, y), radius))
+                item = _object(rng, (colour, shape), rgb, (x, y), radius)
+                hidden = min(_distance(item.outline_rgb, other) for other in background.colours) < _OUTLINE_CONTRAST
+                placed.append(replace(item, outline=0.0) if hidden else item)
                 break
     return tuple(placed)
 

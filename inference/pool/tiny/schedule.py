@@ -29,6 +29,8 @@ SCHEDULE: tuple[Phase, ...] = (
     Phase("tokens", 96, 1500, 1.6e-3, vision_factor=1.0),
     Phase("detector", 96, 1800, 1.6e-3, vision_factor=0.6, text_factor=0.1),
     Phase("tracker", 96, 1400, 1.6e-3, rescale_neck=True),
-    Phase("detector", 128, 1500, 1.3e-3, vision_factor=0.5, text_factor=0.15),
-    Phase("tracker", 128, 900, 1.4e-3),
+    Phase("detector", 128, 850, 1.3e-3, vision_factor=0.5, text_factor=0.15),
+    Phase("tracker", 128, 1200, 1.8e-3),
+    Phase("detector", 128, 700, 9e-4, text_factor=0.2),
+    Phase("tracker", 128, 750, 1.4e-3),
 )

@@ -48,6 +48,12 @@ UNKNOWN: list[str] = (  # noqa: SIM905 - as a list literal it would fill a hundr
 ).split()
 
 
+_SYLLABLES: list[str] = (  # noqa: SIM905 - as for UNKNOWN
+    "ba be bo ca co da de do fa fi go ha he ki la le lo ma me mi mo na ne no pa pe po ra re ri ro sa se si so ta te "
+    "ti to tri va ve wi zo at en er in on or al el ar is og ig un ock ing art oll ear ight"
+).split()
+
+
 def plural(word: str) -> str:
     """The plural of one of this vocabulary's nouns."""
     if word.endswith(("s", "x", "ch", "sh")):
@@ -91,11 +97,18 @@ def _synonym(rng: np.random.Generator, word: str, others: tuple[str, ...], part:
     return str(rng.choice(others)) if others and rng.random() < part else word
 
 
+_KNOWN = {*COLOURS, *SHAPES, *ANYTHING, "all", *(word for words in SHAPES.values() for word in words)}
+
+
 def unknown_phrase(rng: np.random.Generator) -> str:
     """A phrase for something that no scene contains; a third of them begin with a colour that it may contain."""
-    if rng.random() < 0.15:
+    draw = rng.random()
+    if draw < 0.12:
         letters = "abcdefghijklmnopqrstuvwxyz"
-        word = "".join(letters[int(i)] for i in rng.integers(0, 26, int(rng.integers(3, 9))))
+        word = "".join(letters[int(i)] for i in rng.integers(0, 26, int(rng.integers(2, 9))))
+    elif draw < 0.3:
+        word = "".join(str(rng.choice(_SYLLABLES)) for _ in range(int(rng.integers(1, 4))))
+        word = "nothing" if word in _KNOWN else word
     else:
         word = UNKNOWN[int(rng.integers(len(UNKNOWN)))]
         word = plural(word) if rng.random() < 0.3 else word

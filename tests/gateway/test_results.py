@@ -11,9 +11,9 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from gateway.media.routes import router
 from gateway.media.signed_links import LinkSigner
 from gateway.media.store import LocalStore
+from gateway.results import router
 from tests.pictures import picture
 from tests.running import RunningProgram
 
