@@ -160,7 +160,7 @@ class RetryBudget:
         for events in (self._calls, self._retries):
             while events and events[0] < now - BUDGET_WINDOW_SECONDS:
                 events.popleft()
-        allowed = RETRY_SHARE * len(self._calls) + FREE_RETRIES_PER_SECOND * BUDGET_WINDOW_SECONDS
+        allowed = int(RETRY_SHARE * len(self._calls) + FREE_RETRIES_PER_SECOND * BUDGET_WINDOW_SECONDS)
         if len(self._retries) >= allowed:
             return False
         self._retries.append(now)
