@@ -1,9 +1,10 @@
 """From what an upstream finds to what the customer asked for: masks at the right size, run lengths, boxes, pictures.
 
 Upstreams are asked for bare masks and the pictures are drawn here, so that a style, a format or a size that one of them
-does not know is no loss. Everything here computes: call it in a thread.
+does not know is no loss. All but `upright` computes: call it in a thread.
 """
 
+import asyncio
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -97,14 +98,16 @@ def read_rle(text: str, picture: Picture, provider: str) -> Bitmap:
         raise ProviderFailed(f"{provider} answered with run lengths that do not fit the picture.") from error
 
 
-def upright(picture: Picture) -> Picture:
+async def upright(picture: Picture) -> Picture:
     """The picture with its EXIF orientation applied to the pixels, for upstreams that may not look at it.
 
     Unchanged, byte for byte, where nothing has to be turned. Raises InputRejected where it is damaged.
     """
     header = open_header(picture.data)
-    if header.orientation == 1:
-        return picture
+    return picture if header.orientation == 1 else await asyncio.to_thread(_turned, picture, header)
+
+
+def _turned(picture: Picture, header: PictureHeader) -> Picture:
     image = flatten(_upright_image(header))
     out = io.BytesIO()
     if header.format == "JPEG":

@@ -124,7 +124,7 @@ class RunningGateway:
 
     def rows(self, query: str, *arguments: Any) -> list[Any]:
         """What the database answers to any query."""
-        return asyncio.run(self._on_database(lambda c: c.fetch(query, *arguments)))  # type: ignore[no-any-return]
+        return asyncio.run(self._on_database(lambda c: c.fetch(query, *arguments)))
 
     def execute(self, statement: str, *arguments: Any) -> None:
         """Change the database behind the gateway's back."""

@@ -72,7 +72,7 @@ class Fal:
         result_size(task.picture.width, task.picture.height, task.rendering)
         key = _key(credential)
         app = self._apps[task.model]
-        picture = await asyncio.to_thread(upright, task.picture)
+        picture = await upright(task.picture)
         request_id = await self._submit(app, await _document(task, picture), key, deadline)
         job = f"{self._upstream.base_url}/{'/'.join(app.split('/')[:2])}/requests/{request_id}"
         try:

@@ -61,7 +61,7 @@ class OpenAIImages:
     ) -> SegmentResult:
         """See Provider. Sent once: whatever breaks the connection, the work may have been done."""
         width, height = result_size(task.picture.width, task.picture.height, task.rendering)
-        picture = await asyncio.to_thread(upright, task.picture)
+        picture = await upright(task.picture)
         answer = await self._post(
             "/images/edits", credential, deadline, fields=self._fields(task), files=_files(picture, task.prompt)
         )
@@ -84,7 +84,7 @@ class OpenAIImages:
         pictures = [mask.picture for mask in result.masks if mask.picture]
         if len(pictures) != task.count:
             raise ProviderFailed(f"{NAME} answered with {len(pictures)} pictures instead of {task.count}.")
-        header = await asyncio.to_thread(_header, pictures[0])
+        header = _header(pictures[0])
         masks = tuple(Mask(rle=None, score=None, box=None, picture=picture) for picture in pictures)
         return SegmentResult(masks=masks, width=header[0], height=header[1])
 

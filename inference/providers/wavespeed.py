@@ -74,7 +74,7 @@ class WaveSpeed:
             raise CredentialRefused(NAME, "no key is configured")
         key = credential.secret
         result_size(task.picture.width, task.picture.height, task.rendering)
-        picture = await asyncio.to_thread(upright, task.picture)
+        picture = await upright(task.picture)
         document = {
             "image": await self._address(picture, key, deadline),
             "prompt": task.prompt.text or "",

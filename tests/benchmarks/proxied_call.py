@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.proxied_call [--seconds 4] [--rounds 2]
 
-The provider is an OpenAI-compatible program without a model in a process of its own; the gateway, another process, checks
-the key, limits, opens the sealed provider key, writes the prediction down before and after, and translates both ways.
-Answers carry base64, so nothing is stored. CPU is that of the gateway's process; PostgreSQL's is not in it.
+The provider is an OpenAI-compatible program without a model in a process of its own; the gateway, another process,
+checks the key, limits, opens the sealed provider key, writes the prediction down before and after, and translates both
+ways. Answers carry base64, so nothing is stored. CPU is that of the gateway's process; PostgreSQL's is not in it.
 """
 
 import argparse
@@ -29,6 +29,7 @@ import uvloop
 from gateway.app import create_app
 from gateway.database import Database
 from gateway.http_protocol import http_protocol
+from gateway.observability import configure_logging
 from gateway.secrets_at_rest import Vault
 from gateway.settings import Settings
 from gateway.tenants.accounts import open_account
@@ -62,6 +63,7 @@ class Measured:
 
 def serve(app: Callable[[], Any], listening: Any, options: Callable[[], dict[str, Any]]) -> None:
     """A program in a process of its own."""
+    configure_logging(level="error", as_json=True)
     config = uvicorn.Config(app(), loop="uvloop", log_level="error", access_log=False, **options())
     uvicorn.Server(config).run(sockets=[listening])
 
@@ -192,11 +194,11 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder, serving(lambda: OpenAIUpstream().app) as (direct_url, _):
             settings = Settings(
                 data_dir=Path(folder),
-                database_url=dsn,  # type: ignore[arg-type]
+                database_url=dsn,
                 pool_urls=["http://127.0.0.1:1"],
-                key_pepper=PEPPER,  # type: ignore[arg-type]
-                media_signing_key="a signing key for the benchmark",  # type: ignore[arg-type]
-                key_encryption_key=KEK,  # type: ignore[arg-type]
+                key_pepper=PEPPER,
+                media_signing_key="a signing key for the benchmark",
+                key_encryption_key=KEK,
                 picture_url_networks=["127.0.0.0/8"],
                 picture_url_ports=[direct_url.rpartition(":")[2]],
             )

@@ -2,9 +2,7 @@
 
 import contextlib
 import io
-import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,7 +17,7 @@ from tests.fakes.upstream import GOOD_KEY, Upstream
 from tests.pictures import data_uri, picture
 from tests.postgres import PostgresServer
 from tests.running import RunningProgram
-from tests.serving import Customer, RunningGateway, wait_until
+from tests.serving import Customer, RunningGateway
 
 MODEL = "meta/sam-3-image"
 KEK = "a key-encryption key for tests, more than 32 characters"
@@ -302,36 +300,6 @@ def test_a_row_copied_to_another_organization_does_not_open(scene: Scene, custom
     with pytest.raises(openai.InternalServerError, match="cannot be opened"):
         scene.generate(thief)
     assert scene.upstreams["fal"].asked == []
-
-
-def test_an_upstream_that_dies_in_the_middle_is_settled_once(
-    postgres: PostgresServer, tmp_path: Path, scene: Scene
-) -> None:
-    fal = scene.upstreams["fal"]
-    customer = scene.gateway.customer(usd=1)
-    scene.attach(customer, "fal", may_fall_back=True)
-    fal.behaviour = "stall"
-    outcome: list[Exception] = []
-
-    def call() -> None:
-        try:
-            scene.gateway.openai(customer, timeout=3.0).images.generate(
-                model=MODEL, prompt="x", extra_body={"image": data_uri(picture())}
-            )
-        except openai.APIError as error:
-            outcome.append(error)
-
-    calling = threading.Thread(target=call)
-    calling.start()
-    assert fal.began.wait(10)
-    fal.behaviour = "hang_up"
-    calling.join(30)
-    assert len(outcome) == 1
-    wait_until(lambda: scene.gateway.predictions(customer)[0]["status"] == "failed")
-    fal.release()
-    assert (len(fal.asked), scene.pool.tasks) == (1, [])
-    assert scene.gateway.balance(customer).balance_micros == 1_000_000
-    scene.gateway.require_sound_books()
 
 
 def test_a_customers_key_is_in_no_log_line_and_no_row(scene: Scene, customer: Customer, capfd: Any) -> None:

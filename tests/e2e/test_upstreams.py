@@ -1,12 +1,17 @@
 """Several deployments behind one model: who serves when the pool is busy or gone, and a gateway behind a gateway."""
 
+import multiprocessing
+import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
+import uvicorn
 
 from tests.fakes.fal_upstream import FalUpstream
 from tests.fakes.openai_upstream import OpenAIUpstream
@@ -14,7 +19,7 @@ from tests.fakes.pool import FakePool
 from tests.fakes.upstream import GOOD_KEY
 from tests.pictures import data_uri, picture
 from tests.postgres import PostgresServer
-from tests.running import RunningProgram
+from tests.running import RunningProgram, listen
 from tests.serving import Customer, RunningGateway
 
 MODEL = "meta/sam-3-image"
@@ -99,6 +104,53 @@ def test_work_that_may_have_been_done_is_not_done_again_elsewhere(
                 generate(gateway, customer)
             assert fal.asked == []
             assert gateway.balance(customer).balance_micros == 1_000_000
+
+
+def serve_until_killed(listening: socket.socket, began: Any) -> None:
+    """fal's queue, which takes every job and never ends one."""
+    upstream = FalUpstream(behaviour="never_done", began=began)
+    config = uvicorn.Config(upstream.app, log_level="error", access_log=False)
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+@pytest.mark.parametrize("is_own", [False, True], ids=["our key", "the customer's key"])
+def test_an_upstream_that_is_killed_in_the_middle_is_settled_once_and_nothing_charged(
+    postgres: PostgresServer, tmp_path: Path, pool: FakePool, is_own: bool
+) -> None:
+    context = multiprocessing.get_context("fork")
+    listening, began = listen(), context.Event()
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    settings = {} if is_own else {"fal": {"kind": "fal", "key": GOOD_KEY, "base_url": url, "priority": 1}}
+    upstream = context.Process(target=serve_until_killed, args=(listening, began), daemon=True)
+    upstream.start()
+    listening.close()
+    with (
+        RunningProgram(pool.app) as local,
+        gateway_with(
+            postgres, tmp_path, settings, pool_url=local.base_url, fal_url=url, key_encryption_key="k" * 40
+        ) as gateway,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        customer = gateway.customer(usd=1)
+        if is_own:
+            body = {"provider": "fal", "key": GOOD_KEY, "may_fall_back": True}
+            headers = {"authorization": f"Bearer {customer.key}"}
+            added = httpx.post(f"{gateway.base_url}/v1/provider-credentials", json=body, headers=headers, timeout=30)
+            assert added.status_code == 201
+        calling = threads.submit(generate, gateway, customer)
+        assert began.wait(30)
+        upstream.kill()
+        upstream.join(30)
+        with pytest.raises(openai.InternalServerError) as raised:
+            calling.result(60)
+        assert raised.value.code == "provider_failed"
+        [prediction] = gateway.predictions(customer)
+        assert (prediction["status"], prediction["charged_micros"]) == ("failed", 0)
+        assert prediction["payer"] == ("customer" if is_own else "wallet")
+        balance = gateway.balance(customer)
+        assert (balance.balance_micros, balance.held_micros) == (1_000_000, 0)
+        assert pool.tasks == []
+        gateway.require_sound_books()
 
 
 def test_pictures_from_text_cost_one_unit_each(postgres: PostgresServer, tmp_path: Path) -> None:
