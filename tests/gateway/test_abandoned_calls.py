@@ -1,4 +1,4 @@
-"""Calls on customers' own keys have no hold that would expire; a machine that dies must not leave them open for ever."""
+"""Calls on customers' own keys have no hold that would expire; a dead machine must not leave them open for ever."""
 
 import asyncio
 from datetime import timedelta
