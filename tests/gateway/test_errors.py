@@ -20,6 +20,8 @@ from inference import errors as inference
 
 ROOMS = (refusals, media, tenants, billing, inference)
 
+PERMANENT = {inference.CredentialRefused}
+"""Failures on the provider's side that the customer has to do something about."""
 RETRIED = {429, 500, 503}
 TYPES = {
     400: {"invalid_request_error"},
@@ -41,6 +43,8 @@ AGREED: dict[type[Exception], int] = {
     media.AddressBlocked: 400,
     media.DownloadFailed: 400,
     inference.InputRejected: 400,
+    inference.TaskUnsupported: 400,
+    tenants.CredentialRejected: 400,
     tenants.KeyMissing: 401,
     tenants.KeyMalformed: 401,
     tenants.KeyUnknown: 401,
@@ -56,10 +60,12 @@ AGREED: dict[type[Exception], int] = {
     refusals.ModelUnknown: 404,
     refusals.PathUnknown: 404,
     tenants.KeyNotFound: 404,
+    tenants.CredentialNotFound: 404,
     tenants.OrganizationUnknown: 404,
     media.LinkRefused: 404,
     refusals.BodyTooLarge: 413,
     tenants.RateLimited: 429,
+    inference.CredentialRefused: 500,
     inference.ProviderFailed: 500,
     inference.ProviderTimedOut: 500,
     inference.AllDeploymentsFailed: 500,
@@ -111,7 +117,7 @@ def test_every_refusal_has_a_row_of_its_own_or_of_its_parent(kind: type[Exceptio
     meaning = meaning_of(kind)
     assert meaning is not None
     assert meaning.type in TYPES[meaning.status]
-    assert meaning.retryable == (meaning.status in RETRIED)
+    assert meaning.retryable == (meaning.status in RETRIED and kind not in PERMANENT)
     assert meaning.code
 
 
@@ -154,6 +160,7 @@ MADE: dict[type[Exception], Callable[[], Exception]] = {
     ),
     billing.WalletFrozen: lambda: billing.WalletFrozen(uuid4()),
     billing.WalletUnknown: lambda: billing.WalletUnknown(uuid4()),
+    inference.TaskUnsupported: lambda: inference.TaskUnsupported({"upstream-7": ["scores"]}),
     inference.AllDeploymentsFailed: lambda: inference.AllDeploymentsFailed(
         {"upstream-7": inference.ProviderFailed("host db.internal:5432 password=hunter2")}
     ),
@@ -182,7 +189,8 @@ def test_every_refusal_becomes_an_answer_that_an_sdk_understands(kind: type[Exce
     error = json.loads(bytes(answer.body))["error"]
     assert set(error) == {"message", "type", "code", "param"}
     assert error["message"]
-    assert answer.headers["x-should-retry"] == ("true" if answer.status_code in RETRIED else "false")
+    repeated = answer.status_code in RETRIED and kind not in PERMANENT
+    assert answer.headers["x-should-retry"] == ("true" if repeated else "false")
     assert ("retry-after" in answer.headers) == (answer.status_code in (429, 503))
     if "retry-after" in answer.headers:
         assert 1 <= int(answer.headers["retry-after"]) <= 60
