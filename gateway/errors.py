@@ -182,6 +182,6 @@ def _message(error: Exception) -> str:
 
 def _retry_after(error: Exception, meaning: Meaning) -> float | None:
     seconds = getattr(error, "retry_after_seconds", None)
-    if seconds is None and meaning.status == HTTPStatus.SERVICE_UNAVAILABLE:
+    if seconds is None and meaning.retryable and meaning.status == HTTPStatus.SERVICE_UNAVAILABLE:
         return 1.0
     return None if seconds is None else float(seconds)

@@ -20,8 +20,8 @@ from inference import errors as inference
 
 ROOMS = (refusals, media, tenants, billing, inference)
 
-PERMANENT = {inference.CredentialRefused}
-"""Failures on the provider's side that the customer has to do something about."""
+PERMANENT = {inference.CredentialRefused, refusals.PaymentsNotConfigured}
+"""Failures on our or the provider's side that sending the call again will not mend."""
 RETRIED = {429, 500, 503}
 TYPES = {
     400: {"invalid_request_error"},
@@ -30,6 +30,7 @@ TYPES = {
     403: {"permission_error"},
     404: {"not_found"},
     413: {"invalid_request_error"},
+    422: {"idempotency_error"},
     429: {"rate_limit_error"},
     500: {"server_error"},
     503: {"service_unavailable"},
@@ -63,6 +64,12 @@ AGREED: dict[type[Exception], int] = {
     tenants.CredentialNotFound: 404,
     tenants.OrganizationUnknown: 404,
     media.LinkRefused: 404,
+    billing.PaymentUnknown: 404,
+    billing.ReferenceConflict: 422,
+    billing.SavedCardMissing: 400,
+    billing.WebhookRejected: 400,
+    billing.PaymentsUnavailable: 503,
+    refusals.PaymentsNotConfigured: 503,
     refusals.BodyTooLarge: 413,
     tenants.RateLimited: 429,
     inference.CredentialRefused: 500,
@@ -87,10 +94,14 @@ OURS = {
     billing.HoldConflict,
     billing.HoldUnknown,
     billing.HoldResolvedDifferently,
-    billing.ReferenceConflict,
+    billing.PaymentUnpaid,
+    billing.RefundTooLarge,
+    billing.CardRefused,
+    billing.AuthenticationNeeded,
+    billing.PaymentsRejected,
     inference.InferenceError,
 }
-"""Refusals that no customer can cause: reaching one of them is a bug of the gateway."""
+"""Refusals that no customer's request can cause: reaching one of them over HTTP is a bug of the gateway."""
 
 
 def raised_by(room: ModuleType) -> Iterator[type[Exception]]:
@@ -160,6 +171,11 @@ MADE: dict[type[Exception], Callable[[], Exception]] = {
     ),
     billing.WalletFrozen: lambda: billing.WalletFrozen(uuid4()),
     billing.WalletUnknown: lambda: billing.WalletUnknown(uuid4()),
+    billing.RefundTooLarge: lambda: billing.RefundTooLarge(refundable_micros=5_000),
+    billing.CardRefused: lambda: billing.CardRefused("No.", code="card_declined", payment_intent_id=None),
+    billing.AuthenticationNeeded: lambda: billing.AuthenticationNeeded("No.", code="x", payment_intent_id=None),
+    **{kind: kind for kind in (billing.PaymentUnknown, billing.PaymentUnpaid, billing.SavedCardMissing)},
+    **{kind: kind for kind in (billing.WebhookRejected, billing.PaymentsUnavailable, billing.PaymentsRejected)},
     inference.TaskUnsupported: lambda: inference.TaskUnsupported({"upstream-7": ["scores"]}),
     inference.AllDeploymentsFailed: lambda: inference.AllDeploymentsFailed(
         {"upstream-7": inference.ProviderFailed("host db.internal:5432 password=hunter2")}
@@ -191,7 +207,7 @@ def test_every_refusal_becomes_an_answer_that_an_sdk_understands(kind: type[Exce
     assert error["message"]
     repeated = answer.status_code in RETRIED and kind not in PERMANENT
     assert answer.headers["x-should-retry"] == ("true" if repeated else "false")
-    assert ("retry-after" in answer.headers) == (answer.status_code in (429, 503))
+    assert ("retry-after" in answer.headers) == (repeated and answer.status_code in (429, 503))
     if "retry-after" in answer.headers:
         assert 1 <= int(answer.headers["retry-after"]) <= 60
     assert "hunter2" not in bytes(answer.body).decode()
@@ -206,7 +222,7 @@ def test_every_refusal_becomes_an_answer_that_an_sdk_understands(kind: type[Exce
         TimeoutError("hunter2"),
         OSError(28, "No space left on device", "/var/lib/hunter2"),
         billing.HoldUnknown(uuid4(), "hunter2"),
-        billing.ReferenceConflict("hunter2"),
+        billing.PaymentsRejected("hunter2"),
     ],
     ids=lambda error: type(error).__name__,
 )
