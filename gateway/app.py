@@ -8,7 +8,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from gateway.account import auto_topup, notices, return_page, statement, topups
+from gateway.account import auto_topup, notices, provider_credentials, return_page, statement, topups
 from gateway.body_limit import BodyLimit
 from gateway.dialect import problem_of
 from gateway.dialects import openai_images, openai_models
@@ -51,6 +51,7 @@ def create_app(settings: Settings, *, provider: Provider | None = None) -> FastA
         openai_models.router,
         statement.router,
         notices.router,
+        provider_credentials.router,
         topups.router,
         auto_topup.router,
         return_page.router,

@@ -1,6 +1,7 @@
 """What every dialect shares: how long a call may take, where prompts may lie, and how its routes answer errors."""
 
 import math
+import re
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -14,6 +15,9 @@ from gateway.errors import Problem, describe, http_problem
 from gateway.observability import log_problem
 from gateway.refusals import RequestInvalid
 from inference.task import BoxPrompt, Picture, PointPrompt, Prompt
+
+_CANCEL_AFTER = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*([smhSMH]?)")
+_UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 Renderer = Callable[[Problem], Response]
 Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -60,13 +64,24 @@ def problem_of(error: Exception) -> Problem:
 
 
 def call_timeout_seconds(request: Request, maximum_seconds: float) -> float:
-    """The time a call may take: the server's maximum, or less where the client says that it will not wait as long."""
+    """The time a call may take: the server's maximum, or less where the client says that it will not wait as long.
+
+    It says so with the OpenAI SDK's headers, or with `Cancel-After`: seconds, or a number with s, m or h behind it.
+    """
     announced = request.headers.get("x-stainless-read-timeout") or request.headers.get("x-stainless-timeout")
+    maximum_seconds = min(maximum_seconds, _cancel_after_seconds(request.headers.get("cancel-after")))
     try:
         seconds = float(announced) if announced else maximum_seconds
     except ValueError:
         return maximum_seconds
     return min(maximum_seconds, seconds) if math.isfinite(seconds) and seconds > 0 else maximum_seconds
+
+
+def _cancel_after_seconds(header: str | None) -> float:
+    """Infinity for a header that is missing or not understood."""
+    found = _CANCEL_AFTER.fullmatch(header.strip()) if header is not None else None
+    seconds = float(found[1]) * _UNIT_SECONDS[found[2].lower()] if found is not None else 0.0
+    return seconds if seconds > 0 else math.inf
 
 
 def require_inside(prompt: Prompt, picture: Picture, names: dict[str, str]) -> None:

@@ -56,7 +56,7 @@ MEANINGS: Mapping[type[Exception], Meaning] = MappingProxyType(
         refusals.BodyTooLarge: _invalid("body_too_large", 413),
         refusals.ModelUnknown: Meaning(404, "not_found", "model_not_found"),
         refusals.PathUnknown: Meaning(404, "not_found", "path_not_found"),
-        refusals.PaymentsNotConfigured: Meaning(404, "not_found", "payments_not_configured"),
+        refusals.PaymentsNotConfigured: Meaning(503, "service_unavailable", "payments_not_configured"),
         refusals.Overloaded: _busy("overloaded"),
         refusals.ShuttingDown: _busy("shutting_down"),
         media.MediaError: _invalid("invalid_picture"),
@@ -77,6 +77,7 @@ MEANINGS: Mapping[type[Exception], Meaning] = MappingProxyType(
         tenants.OrganizationKeyRequired: _forbidden("organization_key_required"),
         tenants.TenantNotFound: Meaning(404, "not_found", "not_found"),
         tenants.SettingRejected: _invalid("invalid_setting"),
+        tenants.CredentialRejected: _invalid("provider_credential_rejected"),
         tenants.RateLimited: Meaning(429, "rate_limit_error", "rate_limit_exceeded", retryable=True),
         tenants.AuthUnavailable: _busy("authentication_unavailable"),
         billing.InsufficientCredits: Meaning(402, "insufficient_credits", "insufficient_credits"),
@@ -90,6 +91,8 @@ MEANINGS: Mapping[type[Exception], Meaning] = MappingProxyType(
         billing.LedgerUnavailable: _busy("ledger_unavailable"),
         billing.BillingError: _OUR_BUG,
         inference.InputRejected: _invalid("input_rejected"),
+        inference.TaskUnsupported: _invalid("not_supported"),
+        inference.CredentialRefused: Meaning(500, "server_error", "provider_credential_refused"),
         inference.ModelUnavailable: _busy("model_unavailable"),
         inference.ProviderSaturated: _busy("saturated"),
         inference.ProviderFailed: _failed("provider_failed"),
@@ -179,6 +182,6 @@ def _message(error: Exception) -> str:
 
 def _retry_after(error: Exception, meaning: Meaning) -> float | None:
     seconds = getattr(error, "retry_after_seconds", None)
-    if seconds is None and meaning.status == HTTPStatus.SERVICE_UNAVAILABLE:
+    if seconds is None and meaning.retryable and meaning.status == HTTPStatus.SERVICE_UNAVAILABLE:
         return 1.0
     return None if seconds is None else float(seconds)

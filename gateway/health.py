@@ -33,6 +33,7 @@ async def ready(resources: ResourcesOf) -> Response:
         "database": database,
         "draining": resources.calls.draining,
         "calls_in_flight": resources.calls.in_flight,
+        "deployments": resources.router.health(),
         "pools": await resources.pool.health(),
     }
     return JSONResponse(body, status_code=200 if serving else 503)

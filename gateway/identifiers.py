@@ -8,6 +8,7 @@ PREDICTION = "pred"
 ORGANIZATION = "org"
 KEY = "key"
 PAYMENT = "pay"
+CREDENTIAL = "cred"
 
 
 def new_id() -> UUID:

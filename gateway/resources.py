@@ -7,7 +7,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from ipaddress import ip_network
 from typing import Any
 
 import structlog
@@ -16,9 +15,9 @@ from billing.ledger import require_durable
 from gateway import chores as books
 from gateway.auth import Authenticator
 from gateway.calls import Calls
-from gateway.catalog import MODELS
+from gateway.customer_keys import CustomerKeys
 from gateway.database import Database
-from gateway.media.addresses import AddressBook
+from gateway.deployments import NOTICE_INTERVAL_SECONDS, Switches
 from gateway.media.downloader import Downloader
 from gateway.media.intake import PICTURE_BYTES_MAX, Intake
 from gateway.media.signed_links import LinkSigner
@@ -27,10 +26,12 @@ from gateway.payments import Payments, open_payments
 from gateway.predictions.journal import Journal
 from gateway.rate_limit import RateLimiter, open_rate_limiter
 from gateway.refusals import PaymentsNotConfigured
+from gateway.secrets_at_rest import Vault
 from gateway.settings import Settings
 from gateway.tenants.key_directory import PostgresKeyDirectory
 from gateway.tenants.key_format import Peppers
-from inference.provider import Deployment, Provider
+from gateway.upstreams import Upstreams, address_book
+from inference.provider import Provider
 from inference.providers.local import LocalPool
 from inference.router import Router
 from migrations.upgrade import application_role
@@ -54,6 +55,8 @@ class Resources:
     links: LinkSigner
     media: MediaStore
     pool: LocalPool
+    router: Router
+    customer_keys: CustomerKeys
     calls: Calls
     payments: Payments | None
 
@@ -79,10 +82,7 @@ async def open_resources(settings: Settings, provider: Provider | None = None) -
         limiter = await open_rate_limiter(settings)
         stack.push_async_callback(limiter.aclose)
         authenticator = Authenticator(PostgresKeyDirectory(database.pool), peppers=Peppers(settings.peppers))
-        book = AddressBook(
-            allow_networks=[ip_network(network) for network in settings.picture_url_networks],
-            allow_ports=[int(port) for port in settings.picture_url_ports],
-        )
+        book = address_book(settings)
         downloader = Downloader(book, bytes_max=PICTURE_BYTES_MAX)
         stack.push_async_callback(downloader.aclose)
         intake = Intake(downloader)
@@ -91,7 +91,13 @@ async def open_resources(settings: Settings, provider: Provider | None = None) -
         media = open_media_store(settings, links)
         pool = LocalPool(settings.pool_urls)
         stack.push_async_callback(pool.aclose)
-        router = Router({model.id: [Deployment("pool", provider or pool)] for model in MODELS})
+        upstreams = Upstreams(settings, book)
+        stack.push_async_callback(upstreams.aclose)
+        vault = Vault(settings.key_encryption_keys) if settings.key_encryption_keys else None
+        customer_keys = CustomerKeys(database.pool, vault, upstreams)
+        switches = Switches(database.pool)
+        await switches.refresh()
+        router = Router(upstreams.deployments(provider or pool), observer=customer_keys, switched_off=switches.off)
         journal = Journal(database.pool)
         journaling = asyncio.create_task(journal.run())
         stack.push_async_callback(_finish, journal, journaling)
@@ -99,13 +105,17 @@ async def open_resources(settings: Settings, provider: Provider | None = None) -
             journal=journal,
             router=router,
             media=media,
+            keys=customer_keys,
             hold_ttl_seconds=settings.hold_ttl_seconds,
             maximum_in_flight=settings.maximum_calls_in_flight,
         )
         stack.push_async_callback(calls.drain, settings.shutdown_timeout_seconds)
+        abandoned = timedelta(seconds=settings.hold_ttl_seconds)
         retention = timedelta(seconds=settings.media_retention_seconds)
         chores = [
             _every(EXPIRY_INTERVAL_SECONDS, lambda: journal.expire(limit=EXPIRY_BATCH)),
+            _every(EXPIRY_INTERVAL_SECONDS, lambda: journal.abandon(older_than=abandoned, limit=EXPIRY_BATCH)),
+            _every(NOTICE_INTERVAL_SECONDS, switches.refresh),
             _every(MEDIA_SWEEP_INTERVAL_SECONDS, lambda: media.sweep(datetime.now(UTC) - retention)),
             _every(books.CREDIT_INTERVAL_SECONDS, lambda: books.end_promotional_credit(database)),
             _every(books.NOTICES_INTERVAL_SECONDS, lambda: books.deliver_notices(database)),
@@ -129,6 +139,8 @@ async def open_resources(settings: Settings, provider: Provider | None = None) -
             links=links,
             media=media,
             pool=pool,
+            router=router,
+            customer_keys=customer_keys,
             calls=calls,
             payments=payments,
         )

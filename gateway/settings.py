@@ -1,9 +1,9 @@
 """Every setting of the gateway; nobody else in this room reads the environment."""
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -16,10 +16,37 @@ def _split(value: object) -> object:
 CommaSeparated = Annotated[list[str], NoDecode]
 
 
+class UpstreamSettings(BaseModel):
+    """One upstream provider on the installation's own key: GATEWAY_UPSTREAMS__<NAME>__<SETTING>."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Literal["openai", "fal", "wavespeed"]
+    key: SecretStr
+    base_url: str | None = Field(None, description="Needed for openai, ending in /v1; others have the real one.")
+    priority: int = Field(200, ge=0, le=1_000, description="Lower ones are asked first; the pool has 100.")
+    models: list[str] | None = Field(None, description="JSON list of what it serves; unset: all that it can.")
+    names: dict[str, str] = Field(default_factory=dict, description="JSON object: our model to the upstream's name.")
+    segments: bool = Field(True, description="openai only: it takes this product's prompts.")
+    generates: bool = Field(False, description="openai only: it makes pictures from text alone.")
+    connect_timeout_seconds: float = Field(5.0, gt=0, le=60)
+    first_byte_timeout_seconds: float = Field(120.0, gt=0, le=600)
+
+    @model_validator(mode="after")
+    def _openai_has_an_address(self) -> Self:
+        if self.kind == "openai" and self.base_url is None:
+            raise ValueError("an upstream of kind openai needs a base_url")
+        if self.generates and self.kind != "openai":
+            raise ValueError("only upstreams of kind openai make pictures from text")
+        return self
+
+
 class Settings(BaseSettings):
     """Read from the environment with the prefix GATEWAY_. Nothing set is the newcomer's machine: all embedded."""
 
-    model_config = SettingsConfigDict(env_prefix="GATEWAY_", extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix="GATEWAY_", extra="ignore", env_ignore_empty=True, env_nested_delimiter="__"
+    )
 
     host: str = "127.0.0.1"
     port: int = Field(8080, ge=0, le=65535)
@@ -36,6 +63,20 @@ class Settings(BaseSettings):
     pool_checkpoint_3_1: Path | None = Field(None, description="Folder of SAM 3.1 detector weights.")
     pool_device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
 
+    pool_priority: int = Field(100, ge=0, le=1_000, description="Where the pool stands among the upstreams.")
+    upstreams: dict[str, UpstreamSettings] = Field(
+        default_factory=dict, description="By name, e.g. GATEWAY_UPSTREAMS__FAL__KIND=fal and …__KEY=…"
+    )
+    deployment_order: dict[str, list[str]] = Field(
+        default_factory=dict, description='JSON: the deployments of single models, e.g. {"meta/sam-3-image": ["fal"]}.'
+    )
+    fal_url: str = Field("https://queue.fal.run", description="fal's queue, for upstreams and customers' own keys.")
+    wavespeed_url: str = Field("https://api.wavespeed.ai", description="WaveSpeed, for the same.")
+
+    key_encryption_key: SecretStr | None = Field(
+        None, description="Secret that customers' provider keys are sealed under; kept in the data folder."
+    )
+    previous_key_encryption_key: SecretStr | None = Field(None, description="Still opens until 'credentials rewrap'.")
     key_pepper: SecretStr | None = Field(None, description="Secret that key hashes depend on; kept in the data folder.")
     previous_key_pepper: SecretStr | None = Field(None, description="Still accepted while keys move to key_pepper.")
     media_signing_key: SecretStr | None = Field(None, description="Secret of media links; kept in the data folder.")
@@ -81,6 +122,27 @@ class Settings(BaseSettings):
                 "GATEWAY_SHUTDOWN_TIMEOUT_SECONDS"
             )
         return self
+
+    @model_validator(mode="after")
+    def _deployments_exist(self) -> Self:
+        names = {"pool", *self.upstreams}
+        if "pool" in self.upstreams or not all(name.replace("-", "").replace("_", "").isalnum() for name in names):
+            raise ValueError("GATEWAY_UPSTREAMS: names are letters, digits, - and _, and not 'pool'")
+        unknown = {name for order in self.deployment_order.values() for name in order} - names
+        if unknown:
+            raise ValueError(f"GATEWAY_DEPLOYMENT_ORDER names unknown deployments: {', '.join(sorted(unknown))}")
+        return self
+
+    def upstream_url(self, upstream: UpstreamSettings) -> str:
+        """Where this upstream lives, without a trailing slash."""
+        known = {"fal": self.fal_url, "wavespeed": self.wavespeed_url}
+        return (upstream.base_url or known[upstream.kind]).rstrip("/")
+
+    @property
+    def key_encryption_keys(self) -> list[str]:
+        """Secrets that provider keys may be sealed under; new ones take the first."""
+        keys = (self.key_encryption_key, self.previous_key_encryption_key)
+        return [secret.get_secret_value() for secret in keys if secret]
 
     @property
     def peppers(self) -> list[str]:

@@ -1,16 +1,21 @@
 """Why a segmentation could not be delivered.
 
 InferenceError
-├── InputRejected          the caller has to change the picture or the prompt
-├── ModelUnavailable       no deployment offers the model (now, or at all on this installation)
-├── ProviderFailed         it was tried and went wrong
+├── InputRejected            the caller has to change the picture or the prompt
+│   └── TaskUnsupported      no deployment that may be used can do what was asked
+├── ModelUnavailable         no deployment offers the model (now, or at all on this installation)
+├── CredentialRefused        the provider does not serve this key: unknown, locked, or without money
+├── ProviderFailed           it was tried and went wrong
+│   ├── JobFailed
 │   └── ProviderTimedOut
-├── ProviderSaturated      refused before any work began; try again later
+├── ProviderSaturated        refused before any work began; try again later
+│   ├── ProviderUnreachable  nothing answers there
+│   ├── DeploymentPaused     not asked, because it failed too often lately
 │   └── AllDeploymentsSaturated
-└── AllDeploymentsFailed   every deployment of the model was tried; carries each cause
+└── AllDeploymentsFailed     every deployment of the model was tried; carries each cause
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
 class InferenceError(Exception):
@@ -29,6 +34,18 @@ class InputRejected(InferenceError):
         self.field = field
 
 
+class TaskUnsupported(InputRejected):
+    """Nobody was asked, because no deployment can do all of it; `lacking` maps its name to what it cannot do.
+
+    `who` is told to the customer, what the installation calls its deployments is not.
+    """
+
+    def __init__(self, lacking: Mapping[str, Sequence[str]], *, who: str = "The providers of this model") -> None:
+        listed = ", ".join(dict.fromkeys(feature for features in lacking.values() for feature in features))
+        super().__init__(f"{who} cannot do this: {listed}. Leave it out, or use another model.")
+        self.lacking = {name: tuple(features) for name, features in lacking.items()}
+
+
 class ModelUnavailable(InferenceError):
     """No deployment offers this model at present; `retry_after_seconds` is None where waiting will not help."""
 
@@ -37,8 +54,21 @@ class ModelUnavailable(InferenceError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class CredentialRefused(InferenceError):
+    """The provider refused the key before any work began: 401, 403, or no money left. `provider` is its name."""
+
+    def __init__(self, provider: str, reason: str) -> None:
+        super().__init__(f"{provider} refused the provider key of this call: {reason}")
+        self.provider = provider
+        self.reason = reason
+
+
 class ProviderFailed(InferenceError):
     """The provider tried and failed, or answered something unusable."""
+
+
+class JobFailed(ProviderFailed):
+    """A job that a provider had taken has ended badly; asking about it again would not change that."""
 
 
 class ProviderTimedOut(ProviderFailed):
@@ -51,6 +81,14 @@ class ProviderSaturated(InferenceError):
     def __init__(self, message: str, *, retry_after_seconds: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class ProviderUnreachable(ProviderSaturated):
+    """No connection came about, so the work certainly did not start."""
+
+
+class DeploymentPaused(ProviderSaturated):
+    """Its circuit breaker is open; it is asked again after `retry_after_seconds`."""
 
 
 class AllDeploymentsSaturated(ProviderSaturated):

@@ -8,6 +8,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from PIL import ExifTags, Image, PngImagePlugin
 
 from inference.avif_boxes import has_bounded_tables, is_avif
@@ -100,6 +101,17 @@ class _HeaderFile(io.BytesIO):
             if self.reads_left < 0:
                 raise _EndlessHeader
         return super().read(size)
+
+
+def flatten(image: Image.Image) -> Image.Image:
+    """RGB on white: transparency composited, 16 bits of grey reduced to 8, palettes and CMYK converted."""
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        background = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(background, image).convert("RGB")
+    return image.convert("RGB")
 
 
 def _check_size(width: int, height: int, field: str) -> None:

@@ -97,15 +97,33 @@ class Rendering:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentTask:
-    """One picture, one prompt. `organization` keeps cached work of different customers apart and is opaque here."""
+    """One picture, one prompt. `organization` keeps cached work of different customers apart and is opaque here.
+
+    Scores come back wherever a provider has them; `needs_scores` keeps the task from providers that have none.
+    """
 
     model: str
     picture: Picture
     prompt: Prompt
     max_masks: int = 1
     threshold: float = 0.5
+    needs_scores: bool = False
     rendering: Rendering = Rendering()
     organization: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateTask:
+    """Pictures from text alone: passed on to an upstream that makes them. `size` is (width, height) in pixels."""
+
+    model: str
+    text: str
+    count: int = 1
+    size: tuple[int, int] | None = None
+    format: PictureFormat = PictureFormat.PNG
+
+
+Task = SegmentTask | GenerateTask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, MetaData, text
 
 import billing.tables
 import gateway.database
+import gateway.deployments
 import gateway.predictions.tables
 import gateway.tenants.tables
 from migrations.connecting import engine_for

@@ -122,6 +122,10 @@ class RunningGateway:
             for row in rows
         ]
 
+    def rows(self, query: str, *arguments: Any) -> list[Any]:
+        """What the database answers to any query."""
+        return asyncio.run(self._on_database(lambda c: c.fetch(query, *arguments)))
+
     def execute(self, statement: str, *arguments: Any) -> None:
         """Change the database behind the gateway's back."""
         asyncio.run(self._on_database(lambda c: c.execute(statement, *arguments)))

@@ -18,6 +18,7 @@ from gateway.embedded.errors import EmbeddedError
 from gateway.embedded.kept_secrets import read_secrets
 from gateway.embedded.postgres import embedded_dsn
 from gateway.identifiers import parse_id
+from gateway.secrets_at_rest import Vault
 from gateway.settings import Settings
 from gateway.tenants.errors import TenantError
 from gateway.tenants.key_format import Peppers
@@ -89,6 +90,20 @@ def peppers(settings: Settings) -> Peppers:
         )
     previous = settings.previous_key_pepper
     return Peppers([kept["key_pepper"], *([previous.get_secret_value()] if previous is not None else [])])
+
+
+def vault(settings: Settings) -> Vault:
+    """What provider keys are sealed with: configured, or kept in the gateway's data folder. Raises CliError."""
+    if settings.key_encryption_key is not None:
+        return Vault(settings.key_encryption_keys)
+    kept = read_secrets(DataFolder(settings.data_dir).secrets_file)
+    if kept is None:
+        raise CliError(
+            "There is no secret to seal provider keys with: set GATEWAY_KEY_ENCRYPTION_KEY as for the gateway, or use "
+            "its data folder."
+        )
+    previous = settings.previous_key_encryption_key
+    return Vault([kept["key_encryption_key"], *([previous.get_secret_value()] if previous is not None else [])])
 
 
 def require_id(prefix: str, text: str, option: str) -> UUID:

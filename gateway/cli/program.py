@@ -21,6 +21,8 @@ COMMANDS = {
     "reconcile": ("reconciliation", "Prove that the books agree with themselves and with Stripe."),
     "disputes": ("disputes", "Payments that a bank disputes."),
     "reports": ("reports", "What a month brought in."),
+    "credentials": ("credentials", "Customers' own provider keys."),
+    "deployments": ("deployments", "What serves the models: the pool and upstream providers."),
     "models": ("models", "Show what is sold, and for how much."),
     "segment": ("segmentation", "Segment a picture through the gateway; prints the cost and the balance."),
     "doctor": ("diagnosis", "Check everything the gateway needs, and say what is wrong."),

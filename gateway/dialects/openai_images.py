@@ -12,7 +12,7 @@ from starlette.formparsers import MultiPartException
 
 from billing.money import format_usd
 from gateway.auth import Caller
-from gateway.call import Call, Completed, StoredMask
+from gateway.call import Call, Completed, StoredMask, units_of
 from gateway.catalog import Model, find_model
 from gateway.dependencies import caller_of, metered_caller_of, resources_of
 from gateway.dialect import answering, call_timeout_seconds, merge_headers, require_inside
@@ -23,7 +23,17 @@ from gateway.identifiers import PREDICTION, public_id
 from gateway.media.intake import Intake
 from gateway.refusals import PictureMissing, RequestInvalid
 from gateway.resources import Resources
-from inference.task import BoxPrompt, MaskSelects, Picture, PointPrompt, Prompt, Rendering, SegmentTask
+from inference.task import (
+    BoxPrompt,
+    GenerateTask,
+    MaskSelects,
+    Picture,
+    PointPrompt,
+    Prompt,
+    Rendering,
+    SegmentTask,
+    Task,
+)
 
 router = APIRouter()
 
@@ -37,13 +47,11 @@ async def segment(request: Request) -> Response:
     caller = await metered_caller_of(request, resources, await caller_of(request, resources))
     wanted = await _read(request)
     model = find_model(wanted.model)
-    if not wanted.sources:
-        raise PictureMissing(
-            f"'{model.id}' segments a picture, and this call has none. Send it as 'image': a data URI or https URL in "
-            "JSON (extra_body={'image': ...} in the OpenAI SDK), or a file with images.edit(image=...).",
-            param="image",
-        )
-    tasks = await _tasks(wanted, model, caller, resources)
+    tasks: tuple[Task, ...]
+    if wanted.sources:
+        tasks = await _tasks(wanted, model, caller, resources)
+    else:
+        tasks = (await _generation(wanted, model, caller, resources),)
     completed = await resources.calls.segment(
         Call(
             caller=caller,
@@ -79,6 +87,22 @@ async def _read(request: Request) -> ImageRequest:
     return parse_request(rebuild(items, json_fields=NESTED_FIELDS))
 
 
+async def _generation(wanted: ImageRequest, model: Model, caller: Caller, resources: Resources) -> GenerateTask:
+    """The call without a picture: passed on to a deployment that makes them from text. Raises PictureMissing."""
+    text = (wanted.prompt or "").strip()
+    task = GenerateTask(
+        model=model.id, text=text, count=wanted.n or 1, size=wanted.fit_within, format=wanted.output_format
+    )
+    only_text = text and not (wanted.point_prompts or wanted.box_prompts or wanted.mask or wanted.mask_prompt)
+    if only_text and model.returns_pictures and await resources.calls.can_do(caller, task):
+        return task
+    raise PictureMissing(
+        f"'{model.id}' segments a picture, and this call has none. Send it as 'image': a data URI or https URL in "
+        "JSON (extra_body={'image': ...} in the OpenAI SDK), or a file with images.edit(image=...).",
+        param="image",
+    )
+
+
 async def _tasks(wanted: ImageRequest, model: Model, caller: Caller, resources: Resources) -> tuple[SegmentTask, ...]:
     sources = wanted.sources
     limit = resources.settings.pictures_per_call_limit
@@ -102,6 +126,7 @@ async def _tasks(wanted: ImageRequest, model: Model, caller: Caller, resources: 
             prompt=prompt,
             max_masks=max_masks,
             threshold=wanted.threshold,
+            needs_scores=wanted.include_scores and "include_scores" in wanted.model_fields_set,
             rendering=rendering,
             organization=caller.organization_id.hex,
         )
@@ -150,7 +175,7 @@ async def _mask(wanted: ImageRequest, intake: Intake) -> tuple[Picture | None, M
 
 
 def _answer(
-    completed: Completed, wanted: ImageRequest, tasks: tuple[SegmentTask, ...], resources: Resources
+    completed: Completed, wanted: ImageRequest, tasks: tuple[Task, ...], resources: Resources
 ) -> dict[str, Any]:
     data = [_datum(mask, completed, wanted, len(tasks) > 1, resources) for mask in completed.masks]
     return {
@@ -161,7 +186,8 @@ def _answer(
         "size": "x".join(str(side) for side in completed.sizes[0]),
         "output_format": wanted.output_format.value,
         "usage": {
-            "images": len(tasks),
+            "images": sum(units_of(task) for task in tasks),
+            "payer": completed.payer.value,
             "cost_micros": completed.charged_micros,
             "cost_usd": format_usd(completed.charged_micros),
             "input_tokens": 0,

@@ -7,6 +7,7 @@ none is answered before the commit.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -53,6 +54,8 @@ class Settlement:
 
 Record = Admission | Settlement
 
+ABANDONED = '{"type": "server_error", "code": "abandoned", "message": "The gateway stopped before the call ended."}'
+
 _ADMIT = """
 INSERT INTO gateway.predictions
     (id, organization_id, key_id, request_id, dialect, model, units, price_micros, payer, status)
@@ -60,7 +63,18 @@ SELECT id, organization_id, key_id, request_id, dialect, model, units, price_mic
 FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::smallint[], $8::bigint[],
             $9::text[])
     AS admission(id, organization_id, key_id, request_id, dialect, model, units, price_micros, payer)
-ON CONFLICT (id) DO NOTHING
+ON CONFLICT (id) DO UPDATE SET payer = excluded.payer, price_micros = excluded.price_micros
+WHERE predictions.payer = 'customer' AND predictions.finished_at IS NULL
+"""
+
+_ABANDON = """
+UPDATE gateway.predictions SET status = 'failed', finished_at = clock_timestamp(), error = $3::jsonb
+WHERE id IN (
+    SELECT id FROM gateway.predictions
+    WHERE status = 'processing' AND payer = 'customer' AND created_at < clock_timestamp() - $1::interval
+    ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED
+)
+RETURNING id
 """
 
 _SETTLE = """
@@ -77,7 +91,7 @@ WHERE prediction.id = settlement.id
 _ABORT = """
 UPDATE gateway.predictions
 SET status = 'failed', finished_at = clock_timestamp(),
-    error = '{"type": "server_error", "code": "abandoned", "message": "The gateway stopped before the call ended."}'
+    error = $2::jsonb
 WHERE id = ANY($1::uuid[]) AND finished_at IS NULL
 """
 
@@ -108,8 +122,12 @@ class Journal:
         async with self._pool.acquire() as connection, connection.transaction():
             expired = await holds.expire(connection, limit=limit)
             if expired:
-                await connection.execute(_ABORT, expired)
+                await connection.execute(_ABORT, expired, ABANDONED)
         return expired
+
+    async def abandon(self, *, older_than: timedelta, limit: int) -> list[UUID]:
+        """Fail up to `limit` calls on customers' keys that began so long ago: no hold of theirs will expire."""
+        return [row["id"] for row in await self._pool.fetch(_ABANDON, older_than, limit, ABANDONED)]
 
     async def run(self) -> None:
         """Commit what is submitted until closed."""

@@ -37,6 +37,7 @@ class Scope(StrEnum):
     PREDICTIONS_READ = "predictions:read"
     ACCOUNT_READ = "account:read"
     ACCOUNT_WRITE = "account:write"
+    CREDENTIALS = "provider_credentials"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,10 @@ TenantError
 │   └── OrganizationKeyRequired
 ├── TenantNotFound
 │   ├── OrganizationUnknown
-│   └── KeyNotFound
+│   ├── KeyNotFound
+│   └── CredentialNotFound
 ├── SettingRejected            a name, limit, scope, cap or expiry that cannot be stored
+├── CredentialRejected         a provider key that its provider does not accept, or that is attached already
 ├── RateLimited                too many calls this minute
 └── AuthUnavailable            keys cannot be looked up at present
 
@@ -133,6 +135,17 @@ class KeyNotFound(TenantNotFound):
 
     def __init__(self) -> None:
         super().__init__("There is no such API key in this organization.")
+
+
+class CredentialNotFound(TenantNotFound):
+    """The organization has no provider credential with this id."""
+
+    def __init__(self) -> None:
+        super().__init__("There is no such provider credential in this organization.")
+
+
+class CredentialRejected(TenantError):
+    """A provider key that cannot be attached: the provider does not accept it, or it is attached already."""
 
 
 class SettingRejected(TenantError):

@@ -33,6 +33,10 @@ class ExpiringLru(Generic[V]):
         if len(self._entries) > self._entries_maximum:
             self._entries.popitem(last=False)
 
+    def forget(self, digest: bytes) -> None:
+        """Forget this one, if it is there."""
+        self._entries.pop(digest, None)
+
     def drop(self, matches: Callable[[V], bool]) -> None:
         """Forget every value that matches; walks over all of them, so for rare events."""
         for digest in [digest for digest, (_, value) in self._entries.items() if matches(value)]:

@@ -4,7 +4,17 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, DateTime, ForeignKey, Index, LargeBinary, Text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    Text,
+    UniqueConstraint,
+    Uuid,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -80,4 +90,40 @@ class ApiKey(Base):
     expires_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     revoked_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     last_used_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+
+
+class ProviderCredential(Base):
+    """A customer's own key of a provider, sealed. `models` and `api_keys` (lineages) pin it; None: to all."""
+
+    __tablename__ = "provider_credentials"
+    __table_args__ = (
+        UniqueConstraint("organization_id", "provider", "base_url", "fingerprint", postgresql_nulls_not_distinct=True),
+        CheckConstraint("provider IN ('openai', 'fal', 'wavespeed')", name="provider_known"),
+        CheckConstraint("(provider = 'openai') = (base_url IS NOT NULL)", name="base_url_of_openai"),
+        CheckConstraint("disabled_reason IS NULL OR NOT enabled", name="reason_of_disabled"),
+        CheckConstraint("refusals >= 0", name="refusals_not_negative"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    organization_id: Mapped[UUID] = mapped_column(ForeignKey(Organization.id))
+    provider: Mapped[str] = mapped_column(Text)
+    name: Mapped[str] = mapped_column(Text)
+    base_url: Mapped[str | None] = mapped_column(Text)
+    key_id: Mapped[str] = mapped_column(Text)
+    wrapped_key: Mapped[bytes] = mapped_column(LargeBinary)
+    ciphertext: Mapped[bytes] = mapped_column(LargeBinary)
+    last4: Mapped[str] = mapped_column(Text)
+    fingerprint: Mapped[str] = mapped_column(Text)
+    models: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    api_keys: Mapped[list[UUID] | None] = mapped_column(ARRAY(Uuid))
+    position: Mapped[int] = mapped_column(server_default="100")
+    may_fall_back: Mapped[bool] = mapped_column(server_default="false")
+    enabled: Mapped[bool] = mapped_column(server_default="true")
+    disabled_reason: Mapped[str | None] = mapped_column(Text)
+    """Why we switched it off; None where the customer did. Calls are then refused rather than charged."""
+    refusals: Mapped[int] = mapped_column(server_default="0")
+    """In a row."""
+    last_error: Mapped[str | None] = mapped_column(Text)
+    last_error_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))

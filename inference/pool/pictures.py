@@ -6,12 +6,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops
 
 from inference.errors import InputRejected
-from inference.pictures import PictureHeader, open_header
+from inference.pictures import PictureHeader, flatten, open_header
 from inference.task import MaskSelects
 
 Pixels = NDArray[np.uint8]  # [height, width, 3], RGB
-
-_WHITE = 255
 
 
 def decode_pixels(data: bytes, *, side_min: int | None = None, field: str = "picture") -> Pixels:
@@ -39,7 +37,7 @@ def decode_mask_prompt(data: bytes, side: int, selects: MaskSelects) -> NDArray[
     image = _load(header, "mask")
     alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
     if alpha is None or alpha.getextrema() == (255, 255):  # nothing is transparent, so the colours must be the mask
-        grey = _flatten(image).convert("L")
+        grey = flatten(image).convert("L")
     else:
         grey = ImageChops.invert(alpha) if selects is MaskSelects.TRANSPARENT else alpha
     turned = _orient(np.asarray(grey)[:, :, None], header.orientation)[:, :, 0]
@@ -71,18 +69,7 @@ def _load(header: PictureHeader, field: str) -> Image.Image:
 
 
 def _decode_any(header: PictureHeader, field: str) -> Pixels:
-    return np.array(_flatten(_load(header, field)))  # a copy: torch does not take the read-only view
-
-
-def _flatten(image: Image.Image) -> Image.Image:
-    """RGB on white."""
-    if image.mode.startswith("I"):  # 16 bits of grey
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        background = Image.new("RGBA", image.size, (_WHITE, _WHITE, _WHITE, 255))
-        return Image.alpha_composite(background, image).convert("RGB")
-    return image.convert("RGB")
+    return np.array(flatten(_load(header, field)))  # a copy: torch does not take the read-only view
 
 
 def _orient(pixels: Pixels, orientation: int) -> Pixels:

@@ -11,8 +11,9 @@ from inference.pool.embedding_cache import CacheKey, EmbeddingCache
 from inference.pool.job import Job, Prepared
 from inference.pool.pictures import Pixels, decode_mask_prompt, decode_pixels
 from inference.pool.prompts import Plan, plan
-from inference.pool.results import needs_pixels, result_size
+from inference.pool.results import needs_pixels
 from inference.pool.squash import squash
+from inference.rendering import result_size
 
 # Larger pictures are decoded a second time for drawing rather than kept while their job waits for the device.
 _KEPT_PIXELS_MAX = 4_000_000

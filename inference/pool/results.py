@@ -6,24 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference import masks
-from inference.errors import InputRejected
 from inference.masks import RegionMask
-from inference.pictures import PIXELS_MAX, SIDE_PIXELS_MAX
 from inference.pool.backend import Logits
 from inference.pool.composition import Chosen
 from inference.pool.pictures import Pixels
 from inference.task import Mask, MaskStyle, Rendering
-
-
-def result_size(width: int, height: int, rendering: Rendering) -> tuple[int, int]:
-    """The (width, height) that masks and pictures come back at. Raises InputRejected("size") if that is too large."""
-    bounds = rendering.fit_within
-    if bounds is not None and not (1 <= bounds[0] <= SIDE_PIXELS_MAX and 1 <= bounds[1] <= SIDE_PIXELS_MAX):
-        raise InputRejected(f"The size must lie between 1x1 and {SIDE_PIXELS_MAX}x{SIDE_PIXELS_MAX}.", field="size")
-    fitted = masks.fit_within(width, height, bounds)
-    if fitted[0] * fitted[1] > PIXELS_MAX:
-        raise InputRejected(f"The size must not exceed {PIXELS_MAX // 1_000_000} megapixels.", field="size")
-    return fitted
 
 
 def needs_pixels(rendering: Rendering) -> bool:

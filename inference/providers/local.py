@@ -14,9 +14,12 @@ from inference.errors import (
     ProviderFailed,
     ProviderSaturated,
     ProviderTimedOut,
+    ProviderUnreachable,
 )
 from inference.frames import WireError
+from inference.provider import EVERYTHING, Capabilities, Credential
 from inference.task import SegmentResult, SegmentTask
+from inference.transport import AiohttpTransport
 from inference.wire import (
     DEADLINE_HEADER,
     MEDIA_TYPE,
@@ -29,8 +32,6 @@ from inference.wire import (
 
 _CONNECT_TIMEOUT_SECONDS = 2.0
 _HEALTH_TIMEOUT_SECONDS = 2.0
-_CONNECTIONS_MAX = 1024
-_KEEP_ALIVE_SECONDS = 30.0  # well below the pool's, so that no request is sent into a connection that is being closed
 _RETRY_AFTER_SECONDS_MAX = 60.0
 _UNREACHABLE_RETRY_SECONDS = 1.0
 
@@ -43,11 +44,10 @@ class _Endpoint:
         self.in_flight = 0
         address = urlsplit(url)
         if transport is None:
-            limits = httpx.Limits(max_connections=_CONNECTIONS_MAX, keepalive_expiry=_KEEP_ALIVE_SECONDS)
             path = address.path if address.scheme == "unix" else None
             if address.scheme not in ("http", "https", "unix") or path == "":
                 raise ValueError(f"a pool's URL is http://host:port or unix:///path, not '{url}'")
-            transport = httpx.AsyncHTTPTransport(uds=path, limits=limits)
+            transport = AiohttpTransport(unix_socket=path)
         base_url = "http://pool" if address.scheme == "unix" else url
         # trust_env=False: a proxy meant for the internet must not carry pictures to the machine next door.
         self.client = httpx.AsyncClient(
@@ -64,7 +64,13 @@ class LocalPool:
             raise ValueError("a local pool needs at least one URL")
         self._endpoints = [_Endpoint(url, transport) for url in urls]
 
-    async def segment(self, task: SegmentTask, *, deadline: float) -> SegmentResult:
+    def capabilities(self, model: str) -> Capabilities | None:
+        """See Provider: everything. Which models a pool has weights for, it says when it is asked."""
+        return EVERYTHING
+
+    async def segment(
+        self, task: SegmentTask, *, deadline: float, credential: Credential | None = None
+    ) -> SegmentResult:
         """Do `task` before `deadline` (seconds on the event loop's monotonic clock).
 
         A pool that certainly did not begin (unreachable, full, without the model) is passed over for the next one.
@@ -108,7 +114,7 @@ async def _call(endpoint: _Endpoint, body: bytes, deadline: float) -> SegmentRes
         ):
             answer = await _read(response)
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-        raise ProviderSaturated(
+        raise ProviderUnreachable(
             "The SAM 3 pool cannot be reached.", retry_after_seconds=_UNREACHABLE_RETRY_SECONDS
         ) from error
     except (TimeoutError, httpx.TimeoutException) as error:

@@ -36,6 +36,7 @@ from gateway.settings import Settings
 from gateway.tenants.accounts import open_account
 from gateway.tenants.api_keys import issue_key
 from gateway.tenants.key_format import Peppers
+from inference.provider import EVERYTHING, Capabilities, Credential
 from inference.task import Mask, SegmentResult, SegmentTask
 from tests.pictures import data_uri, picture
 from tests.postgres import PostgresServer
@@ -49,12 +50,15 @@ LIMIT = 10_000_000
 class InstantProvider:
     """Finds one mask in no time."""
 
-    async def segment(self, task: SegmentTask, *, deadline: float) -> SegmentResult:
+    def capabilities(self, model: str) -> Capabilities | None:
+        """Everything."""
+        return EVERYTHING
+
+    async def segment(
+        self, task: SegmentTask, *, deadline: float, credential: Credential | None = None
+    ) -> SegmentResult:
         mask = Mask(rle="1 10", score=0.9, box=(0.0, 0.0, 10.0, 1.0))
         return SegmentResult(masks=(mask,), width=task.picture.width, height=task.picture.height)
-
-    async def aclose(self) -> None:
-        """Nothing is open."""
 
 
 async def bare(scope: Any, receive: Any, send: Any) -> None:

@@ -109,7 +109,7 @@ async def test_a_crash_of_the_server_loses_nothing_that_was_answered() -> None:
         async with asyncpg.create_pool(dsn, min_size=1, max_size=4) as pool:
             books = Books(dsn, pool)
             owner = await books.wallet(1_000_000_000)
-            commit = ledger(LedgerFlush(pool), max_batch=40, attempts_max=8)
+            commit = ledger(LedgerFlush(pool), max_batch=40, attempts_max=8, max_age_seconds=90)
             acknowledged: list[Operation] = []
             enough = asyncio.Event()
 

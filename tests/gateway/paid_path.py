@@ -15,13 +15,14 @@ from gateway.auth import Caller
 from gateway.call import Call
 from gateway.calls import Calls
 from gateway.catalog import MODELS
+from gateway.customer_keys import OwnKeys
 from gateway.database import Database
 from gateway.media.signed_links import LinkSigner
 from gateway.media.store import LocalStore, MediaStore
 from gateway.predictions.journal import Journal
 from gateway.tenants.accounts import open_account
 from gateway.tenants.api_keys import Scope
-from inference.provider import Deployment
+from inference.provider import EVERYTHING, Capabilities, Credential, Deployment
 from inference.router import Router
 from inference.task import Mask, Picture, Prompt, SegmentResult, SegmentTask
 from tests.pictures import picture
@@ -55,7 +56,13 @@ class Worker:
         self._work = work
         self.tasks: list[SegmentTask] = []
 
-    async def segment(self, task: SegmentTask, *, deadline: float) -> SegmentResult:
+    def capabilities(self, model: str) -> Capabilities | None:
+        """Everything."""
+        return EVERYTHING
+
+    async def segment(
+        self, task: SegmentTask, *, deadline: float, credential: Credential | None = None
+    ) -> SegmentResult:
         """As the protocol says, except that the deadline is left to the work."""
         self.tasks.append(task)
         await self._work(task)
@@ -67,8 +74,13 @@ class Worker:
             timings_ms={"inference": float(task.picture.width)},
         )
 
-    async def aclose(self) -> None:
-        """Nothing is open."""
+
+class NoKeys:
+    """The wallet pays for every call."""
+
+    async def for_call(self, caller: Caller, model: str) -> OwnKeys | None:
+        """None."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -181,7 +193,7 @@ async def journal_of(database: Database) -> AsyncIterator[Journal]:
 def calls_of(journal: Journal, work: Work, folder: Path, *, media: MediaStore | None = None, **options: Any) -> Calls:
     """The paid path with one provider that does `work`."""
     deployment = Deployment("worker", Worker(work))
-    defaults: dict[str, Any] = {"hold_ttl_seconds": 600.0, "maximum_in_flight": 16}
+    defaults: dict[str, Any] = {"keys": NoKeys(), "hold_ttl_seconds": 600.0, "maximum_in_flight": 16}
     return Calls(
         journal=journal,
         router=Router({model.id: [deployment] for model in MODELS}),

@@ -20,6 +20,8 @@ from inference import errors as inference
 
 ROOMS = (refusals, media, tenants, billing, inference)
 
+PERMANENT = {inference.CredentialRefused, refusals.PaymentsNotConfigured}
+"""Failures on our or the provider's side that sending the call again will not mend."""
 RETRIED = {429, 500, 503}
 TYPES = {
     400: {"invalid_request_error"},
@@ -42,6 +44,8 @@ AGREED: dict[type[Exception], int] = {
     media.AddressBlocked: 400,
     media.DownloadFailed: 400,
     inference.InputRejected: 400,
+    inference.TaskUnsupported: 400,
+    tenants.CredentialRejected: 400,
     tenants.KeyMissing: 401,
     tenants.KeyMalformed: 401,
     tenants.KeyUnknown: 401,
@@ -57,11 +61,18 @@ AGREED: dict[type[Exception], int] = {
     refusals.ModelUnknown: 404,
     refusals.PathUnknown: 404,
     tenants.KeyNotFound: 404,
+    tenants.CredentialNotFound: 404,
     tenants.OrganizationUnknown: 404,
     media.LinkRefused: 404,
-    refusals.BodyTooLarge: 413,
+    billing.PaymentUnknown: 404,
     billing.ReferenceConflict: 422,
+    billing.SavedCardMissing: 400,
+    billing.WebhookRejected: 400,
+    billing.PaymentsUnavailable: 503,
+    refusals.PaymentsNotConfigured: 503,
+    refusals.BodyTooLarge: 413,
     tenants.RateLimited: 429,
+    inference.CredentialRefused: 500,
     inference.ProviderFailed: 500,
     inference.ProviderTimedOut: 500,
     inference.AllDeploymentsFailed: 500,
@@ -69,7 +80,6 @@ AGREED: dict[type[Exception], int] = {
     inference.AllDeploymentsSaturated: 503,
     inference.ModelUnavailable: 503,
     billing.LedgerUnavailable: 503,
-    billing.PaymentsUnavailable: 503,
     tenants.AuthUnavailable: 503,
     refusals.Overloaded: 503,
     refusals.ShuttingDown: 503,
@@ -91,7 +101,7 @@ OURS = {
     billing.PaymentsRejected,
     inference.InferenceError,
 }
-"""Refusals that no customer can cause over HTTP: reaching one of them is a bug of the gateway."""
+"""Refusals that no customer's request can cause: reaching one of them over HTTP is a bug of the gateway."""
 
 
 def raised_by(room: ModuleType) -> Iterator[type[Exception]]:
@@ -118,7 +128,7 @@ def test_every_refusal_has_a_row_of_its_own_or_of_its_parent(kind: type[Exceptio
     meaning = meaning_of(kind)
     assert meaning is not None
     assert meaning.type in TYPES[meaning.status]
-    assert meaning.retryable == (meaning.status in RETRIED)
+    assert meaning.retryable == (meaning.status in RETRIED and kind not in PERMANENT)
     assert meaning.code
 
 
@@ -159,17 +169,14 @@ MADE: dict[type[Exception], Callable[[], Exception]] = {
     billing.SpendCapReached: lambda: billing.SpendCapReached(
         cap_micros=12_000, spent_micros=10_000, needed_micros=5_000
     ),
-    billing.PaymentUnknown: lambda: billing.PaymentUnknown("Change this."),
-    billing.PaymentUnpaid: lambda: billing.PaymentUnpaid("Change this."),
-    billing.RefundTooLarge: lambda: billing.RefundTooLarge(refundable_micros=5_000),
-    billing.SavedCardMissing: lambda: billing.SavedCardMissing("Change this."),
-    billing.WebhookRejected: lambda: billing.WebhookRejected("Change this."),
-    billing.CardRefused: lambda: billing.CardRefused("no", code="card_declined", payment_intent_id=None),
-    billing.AuthenticationNeeded: lambda: billing.AuthenticationNeeded("no", code="x", payment_intent_id=None),
-    billing.PaymentsUnavailable: lambda: billing.PaymentsUnavailable("hunter2"),
-    billing.PaymentsRejected: lambda: billing.PaymentsRejected("hunter2"),
     billing.WalletFrozen: lambda: billing.WalletFrozen(uuid4()),
     billing.WalletUnknown: lambda: billing.WalletUnknown(uuid4()),
+    billing.RefundTooLarge: lambda: billing.RefundTooLarge(refundable_micros=5_000),
+    billing.CardRefused: lambda: billing.CardRefused("No.", code="card_declined", payment_intent_id=None),
+    billing.AuthenticationNeeded: lambda: billing.AuthenticationNeeded("No.", code="x", payment_intent_id=None),
+    **{kind: kind for kind in (billing.PaymentUnknown, billing.PaymentUnpaid, billing.SavedCardMissing)},
+    **{kind: kind for kind in (billing.WebhookRejected, billing.PaymentsUnavailable, billing.PaymentsRejected)},
+    inference.TaskUnsupported: lambda: inference.TaskUnsupported({"upstream-7": ["scores"]}),
     inference.AllDeploymentsFailed: lambda: inference.AllDeploymentsFailed(
         {"upstream-7": inference.ProviderFailed("host db.internal:5432 password=hunter2")}
     ),
@@ -198,8 +205,9 @@ def test_every_refusal_becomes_an_answer_that_an_sdk_understands(kind: type[Exce
     error = json.loads(bytes(answer.body))["error"]
     assert set(error) == {"message", "type", "code", "param"}
     assert error["message"]
-    assert answer.headers["x-should-retry"] == ("true" if answer.status_code in RETRIED else "false")
-    assert ("retry-after" in answer.headers) == (answer.status_code in (429, 503))
+    repeated = answer.status_code in RETRIED and kind not in PERMANENT
+    assert answer.headers["x-should-retry"] == ("true" if repeated else "false")
+    assert ("retry-after" in answer.headers) == (repeated and answer.status_code in (429, 503))
     if "retry-after" in answer.headers:
         assert 1 <= int(answer.headers["retry-after"]) <= 60
     assert "hunter2" not in bytes(answer.body).decode()

@@ -21,7 +21,7 @@ def demo_scenes() -> dict[str, Scene]:
     slate = Background("stripes", ((112, 118, 122), (128, 134, 136)), 0.7, 5)
     return {
         "shapes.png": compose(
-            1,
+            32,
             (
                 ("red", "circle"),
                 ("blue", "square"),
@@ -34,19 +34,18 @@ def demo_scenes() -> dict[str, Scene]:
             aspect,
         ),
         "dusk.png": compose(
-            67,
-            (("white", "circle"), ("yellow", "star"), ("yellow", "star"), ("pink", "heart"), ("orange", "ring")),
+            173,
+            (("white", "circle"), ("yellow", "star"), ("pink", "heart"), ("orange", "ring")),
             dusk,
             aspect,
         ),
         "mist.png": compose(
-            178,
+            1,
             (
                 ("red", "circle"),
                 ("red", "square"),
-                ("red", "circle"),
                 ("blue", "circle"),
-                ("black", "cross"),
+                ("purple", "cross"),
                 ("blue", "triangle"),
                 ("green", "heart"),
             ),
@@ -54,7 +53,7 @@ def demo_scenes() -> dict[str, Scene]:
             aspect,
         ),
         "slate.png": compose(
-            351, (("yellow", "circle"), ("white", "star"), ("red", "triangle"), ("black", "ring")), slate, aspect
+            173, (("yellow", "circle"), ("white", "star"), ("red", "triangle"), ("black", "ring")), slate, aspect
         ),
     }
 

@@ -8,7 +8,8 @@ from inference import masks
 from inference.errors import InputRejected
 from inference.pool.backend import Logits
 from inference.pool.composition import Chosen
-from inference.pool.results import enlarge, render, result_size
+from inference.pool.results import enlarge, render
+from inference.rendering import result_size
 from inference.task import MaskStyle, PictureFormat, Rendering
 from tests.inference.drawings import pixels
 
