@@ -183,6 +183,17 @@ class TestRefused:
         assert await desk.hear([event]) == ["attempt failed"]
         assert (await _state(desk, owner)).paused_reason == "authentication_required"
 
+    async def test_news_without_a_reason_changes_nothing(self, desk: Desk) -> None:
+        owner = await desk.books.wallet()
+        await desk.with_saved_card(owner)
+        await desk.spend(owner, 9 * USD)
+        payment = await _claimed(desk, owner)
+        intent = {"id": "pi_slow", "status": "processing", "metadata": {"payment_id": str(payment.id)}}
+        kind = "payment_intent.payment_failed"
+        event = {"id": f"evt_{uuid4().hex}", "type": kind, "created": 1, "data": {"object": intent}}
+        assert await desk.hear([event]) == ["waiting"]
+        assert (await desk.payment(payment.id)).status is PaymentStatus.OPEN
+
     async def test_a_card_that_is_taken_away(self, desk: Desk) -> None:
         owner = await desk.books.wallet()
         card = await desk.with_saved_card(owner)
@@ -234,6 +245,17 @@ class TestUnanswered:
         payment = await _claimed(desk, owner)
         await desk.auto_topups.run_once(now=datetime.now(UTC) + timedelta(hours=1))
         assert (await desk.payment(payment.id)).status is PaymentStatus.PAID
+
+    async def test_only_the_newest_attempts_are_looked_through(self, own_desk: Desk) -> None:
+        desk = own_desk
+        owner = await desk.books.wallet()
+        card = await desk.with_saved_card(owner)
+        customer_id = desk.fake.account.get("payment_methods", card)["customer"]
+        wish = {"payment_method": card, "customer": customer_id, "amount": "100", "confirm": "true"}
+        with desk.fake.account.lock:
+            for _ in range(101):
+                desk.fake.account.create_payment_intent(wish)
+        assert await desk.stripe.find_payment_intent(customer_id, uuid4()) is None
 
     async def test_after_a_day_it_is_given_up(self, desk: Desk) -> None:
         owner = await desk.books.wallet()

@@ -159,7 +159,9 @@ class BooksMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.payments)
     @rule(data=st.data(), wrong=st.sampled_from([0, 0, 0, UNIT]))
     def hear_it_was_paid(self, data: st.DataObject, wrong: int) -> None:
-        payment_id = data.draw(st.sampled_from(self.payments))
+        self._hear_paid(data.draw(st.sampled_from(self.payments)), wrong)
+
+    def _hear_paid(self, payment_id: UUID, wrong: int) -> None:
         paying = self.model.payments[payment_id]
 
         async def pay() -> str:
@@ -180,7 +182,9 @@ class BooksMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.payments)
     @rule(data=st.data(), number=st.integers(0, 2), status=st.sampled_from(STAGES))
     def hear_of_a_refund(self, data: st.DataObject, number: int, status: str) -> None:
-        payment_id = data.draw(st.sampled_from(self.payments))
+        self._hear_refund(data.draw(st.sampled_from(self.payments)), number, status)
+
+    def _hear_refund(self, payment_id: UUID, number: int, status: str) -> None:
         paying = self.model.payments[payment_id]
         refund, amount = f"re_{number}_{payment_id.hex}", (1 + 2 * number) * UNIT
 
@@ -208,7 +212,9 @@ class BooksMachine(RuleBasedStateMachine):
         at=st.integers(0, 3),
     )
     def hear_of_a_dispute(self, data: st.DataObject, number: int, moved: str, closed: bool, at: int) -> None:
-        payment_id = data.draw(st.sampled_from(self.payments))
+        self._hear_dispute(data.draw(st.sampled_from(self.payments)), number, moved, closed, at)
+
+    def _hear_dispute(self, payment_id: UUID, number: int, moved: str, closed: bool, at: int) -> None:
         paying = self.model.payments[payment_id]
         amount = paying.total if number else UNIT
         facts = payments.DisputeFacts(
@@ -238,6 +244,17 @@ class BooksMachine(RuleBasedStateMachine):
     def freeze(self, owner: int, frozen: bool) -> None:
         self.runner.run(wallets.set_frozen(self.connection, self.owners[owner], frozen=frozen))
         (self.model.frozen.add if frozen else self.model.frozen.discard)(self.owners[owner])
+
+    @precondition(lambda self: self.payments)
+    @rule(payment=st.integers(0, PAYMENTS - 1), whole=st.booleans(), won=st.booleans(), failed=st.booleans())
+    def payments_come_to_their_ends(self, payment: int, whole: bool, won: bool, failed: bool) -> None:
+        payment_id = self.payments[payment % len(self.payments)]
+        self._hear_paid(payment_id, wrong=0)
+        self._hear_refund(payment_id, 0, "succeeded")
+        self._hear_dispute(payment_id, int(whole), "withdrawn", closed=False, at=0)
+        if failed:
+            self._hear_refund(payment_id, 0, "failed")
+        self._hear_dispute(payment_id, int(whole), "reinstated" if won else "withdrawn", closed=True, at=1)
 
     @invariant()
     def wallets_are_those_of_the_model(self) -> None:
@@ -333,9 +350,7 @@ def test_any_order_of_operations_keeps_the_books(postgres: PostgresServer) -> No
         try:
             run_state_machine_as_test(
                 machine,
-                settings=settings(
-                    max_examples=80, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-                ),
+                settings=settings(stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)),
             )
         finally:
             runner.run(connection.close())

@@ -65,6 +65,15 @@ class TestAgreement:
         assert await _differences(desk) == [], "without a single webhook"
         assert await desk.wallet(payment.owner_id) == Wallet(10 * USD, 0, frozen=False)
 
+    async def test_what_stripe_takes_for_itself(self, own_desk: Desk) -> None:
+        desk = own_desk
+        await desk.bought(await desk.books.wallet())
+        with desk.fake.account.lock:
+            fee = desk.fake.account.pay_out(25)
+            fee |= {"type": "stripe_fee", "source": None}
+        assert await _differences(desk) == []
+        assert (await _clearing(desk))["stripe_fees"] == 600_000 + 250_000
+
     async def test_nothing_at_all_is_fine(self, own_desk: Desk) -> None:
         run = await own_desk.reconciliation.run()
         assert (run.recorded, run.differences) == (0, [])

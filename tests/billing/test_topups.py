@@ -4,6 +4,10 @@ import asyncio
 from uuid import uuid4
 
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from billing import payments
 from billing.errors import (
@@ -19,6 +23,7 @@ from billing.stripe_client import Object, StripeClient
 from billing.stripe_inbox import REPEATED, receive
 from tests.billing.desk import USD, Desk
 from tests.fakes.stripe import Fault
+from tests.running import RunningProgram
 
 
 class TestStart:
@@ -318,6 +323,18 @@ class TestCrashes:
             with pytest.raises(PaymentsRejected):
                 await wrong.start(await desk.books.wallet())
         finally:
+            await client.aclose()
+
+    async def test_a_session_without_a_page_is_no_checkout(self, desk: Desk) -> None:
+        async def answer(request: Request) -> Response:
+            return JSONResponse({"id": "x", "object": request.url.path.rpartition("/")[2].rstrip("s"), "url": None})
+
+        odd_server = Starlette(routes=[Route("/v1/{path:path}", answer, methods=["POST"])])
+        with RunningProgram(odd_server) as program:
+            client = StripeClient("sk_test_x", api_url=program.base_url)
+            odd = Desk(desk.books, desk.fake, client, program.base_url)
+            with pytest.raises(PaymentsRejected):
+                await odd.start(await desk.books.wallet())
             await client.aclose()
 
     async def test_nobody_at_the_address(self, desk: Desk) -> None:

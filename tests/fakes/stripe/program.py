@@ -224,7 +224,7 @@ class FakeStripe:
             found = found[[item["id"] for item in found].index(after) + 1 :]
         shown = found[:limit]
         if "data.source" in parameters.get("expand", []):
-            shown = [item | {"source": self._source(item["source"])} for item in shown]
+            shown = [item | {"source": self._source(item["source"])} if item["source"] else item for item in shown]
         return objects.page(f"/v1/{kind}", shown, len(found) > limit)
 
     def _source(self, object_id: str) -> Any:
