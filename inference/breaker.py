@@ -1,7 +1,7 @@
 """Leave a deployment alone that keeps failing, and spend only so much on trying again elsewhere."""
 
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -55,7 +55,8 @@ class CircuitBreaker:
 
     def __init__(self, clock_seconds: Clock = time.monotonic) -> None:
         self._clock = clock_seconds
-        self._outcomes: deque[tuple[float, Outcome]] = deque(maxlen=OUTCOMES_MAX)
+        self._outcomes: deque[tuple[float, Outcome]] = deque()
+        self._counts: Counter[Outcome] = Counter()  # of what is in the deque, so that no call has to count it
         self._opened_at: float | None = None
         self._probing = False
 
@@ -97,10 +98,10 @@ class CircuitBreaker:
         if self._opened_at is not None or outcome is Outcome.SAYS_NOTHING:  # let through before it opened: too late
             return
         self._outcomes.append((self._clock(), outcome))
+        self._counts[outcome] += 1
         self._forget_old()
-        timeouts = sum(outcome is Outcome.TIMED_OUT for _, outcome in self._outcomes)
         many_failed = len(self._outcomes) >= CALLS_MIN and self._failures() >= FAILURE_SHARE * len(self._outcomes)
-        if many_failed or timeouts >= TIMEOUTS_MAX:
+        if many_failed or self._counts[Outcome.TIMED_OUT] >= TIMEOUTS_MAX:
             self._opened_at = self._clock()
 
     def _judge_probe(self, outcome: Outcome) -> None:
@@ -108,16 +109,17 @@ class CircuitBreaker:
         if outcome is Outcome.FINE:
             self._opened_at = None
             self._outcomes.clear()
+            self._counts.clear()
         elif outcome is not Outcome.SAYS_NOTHING:
             self._opened_at = self._clock()
 
     def _failures(self) -> int:
-        return sum(outcome is not Outcome.FINE for _, outcome in self._outcomes)
+        return len(self._outcomes) - self._counts[Outcome.FINE]
 
     def _forget_old(self) -> None:
         oldest = self._clock() - WINDOW_SECONDS
-        while self._outcomes and self._outcomes[0][0] < oldest:
-            self._outcomes.popleft()
+        while self._outcomes and (self._outcomes[0][0] < oldest or len(self._outcomes) > OUTCOMES_MAX):
+            self._counts[self._outcomes.popleft()[1]] -= 1
 
 
 class Breakers:

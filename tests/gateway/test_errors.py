@@ -20,8 +20,8 @@ from inference import errors as inference
 
 ROOMS = (refusals, media, tenants, billing, inference)
 
-PERMANENT = {inference.CredentialRefused, refusals.PaymentsNotConfigured}
-"""Failures on our or the provider's side that sending the call again will not mend."""
+PERMANENT = {inference.CredentialRefused}
+"""Failures on the provider's side that the customer has to do something about."""
 RETRIED = {429, 500, 503}
 TYPES = {
     400: {"invalid_request_error"},
@@ -69,7 +69,7 @@ AGREED: dict[type[Exception], int] = {
     billing.SavedCardMissing: 400,
     billing.WebhookRejected: 400,
     billing.PaymentsUnavailable: 503,
-    refusals.PaymentsNotConfigured: 503,
+    refusals.PaymentsNotConfigured: 404,
     refusals.BodyTooLarge: 413,
     tenants.RateLimited: 429,
     inference.CredentialRefused: 500,
@@ -80,6 +80,7 @@ AGREED: dict[type[Exception], int] = {
     inference.AllDeploymentsSaturated: 503,
     inference.ModelUnavailable: 503,
     billing.LedgerUnavailable: 503,
+    billing.PaymentsUnavailable: 503,
     tenants.AuthUnavailable: 503,
     refusals.Overloaded: 503,
     refusals.ShuttingDown: 503,
@@ -101,7 +102,7 @@ OURS = {
     billing.PaymentsRejected,
     inference.InferenceError,
 }
-"""Refusals that no customer's request can cause: reaching one of them over HTTP is a bug of the gateway."""
+"""Refusals that no customer can cause over HTTP: reaching one of them is a bug of the gateway."""
 
 
 def raised_by(room: ModuleType) -> Iterator[type[Exception]]:
@@ -169,13 +170,17 @@ MADE: dict[type[Exception], Callable[[], Exception]] = {
     billing.SpendCapReached: lambda: billing.SpendCapReached(
         cap_micros=12_000, spent_micros=10_000, needed_micros=5_000
     ),
+    billing.PaymentUnknown: lambda: billing.PaymentUnknown("Change this."),
+    billing.PaymentUnpaid: lambda: billing.PaymentUnpaid("Change this."),
+    billing.RefundTooLarge: lambda: billing.RefundTooLarge(refundable_micros=5_000),
+    billing.SavedCardMissing: lambda: billing.SavedCardMissing("Change this."),
+    billing.WebhookRejected: lambda: billing.WebhookRejected("Change this."),
+    billing.CardRefused: lambda: billing.CardRefused("no", code="card_declined", payment_intent_id=None),
+    billing.AuthenticationNeeded: lambda: billing.AuthenticationNeeded("no", code="x", payment_intent_id=None),
+    billing.PaymentsUnavailable: lambda: billing.PaymentsUnavailable("hunter2"),
+    billing.PaymentsRejected: lambda: billing.PaymentsRejected("hunter2"),
     billing.WalletFrozen: lambda: billing.WalletFrozen(uuid4()),
     billing.WalletUnknown: lambda: billing.WalletUnknown(uuid4()),
-    billing.RefundTooLarge: lambda: billing.RefundTooLarge(refundable_micros=5_000),
-    billing.CardRefused: lambda: billing.CardRefused("No.", code="card_declined", payment_intent_id=None),
-    billing.AuthenticationNeeded: lambda: billing.AuthenticationNeeded("No.", code="x", payment_intent_id=None),
-    **{kind: kind for kind in (billing.PaymentUnknown, billing.PaymentUnpaid, billing.SavedCardMissing)},
-    **{kind: kind for kind in (billing.WebhookRejected, billing.PaymentsUnavailable, billing.PaymentsRejected)},
     inference.TaskUnsupported: lambda: inference.TaskUnsupported({"upstream-7": ["scores"]}),
     inference.AllDeploymentsFailed: lambda: inference.AllDeploymentsFailed(
         {"upstream-7": inference.ProviderFailed("host db.internal:5432 password=hunter2")}

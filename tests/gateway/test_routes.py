@@ -100,8 +100,7 @@ def test_the_operator_s_key_opens_no_customer_route(gateway: RunningGateway) -> 
 @pytest.mark.parametrize(("method", "path"), [route for route in ROUTES if route not in GUARDED])
 def test_public_routes_answer_anybody_with_a_request_id(gateway: RunningGateway, method: str, path: str) -> None:
     answer = ask(gateway, method, path)
-    without_substance = {"/media/{key:path}": 404, "/topups/{topup_id}": 404, "/stripe/events": 503}  # no Stripe here
-    assert answer.status_code == without_substance.get(path, 200)
+    assert answer.status_code == (404 if "{" in path or path == "/stripe/events" else 200)  # no such link, no Stripe
     assert answer.headers["x-request-id"].startswith("req_")
 
 

@@ -32,5 +32,4 @@ SCHEDULE: tuple[Phase, ...] = (
     Phase("detector", 128, 850, 1.3e-3, vision_factor=0.5, text_factor=0.15),
     Phase("tracker", 128, 1200, 1.8e-3),
     Phase("detector", 128, 700, 9e-4, text_factor=0.2),
-    Phase("tracker", 128, 450, 1.3e-3),
 )
