@@ -56,7 +56,7 @@ MEANINGS: Mapping[type[Exception], Meaning] = MappingProxyType(
         refusals.BodyTooLarge: _invalid("body_too_large", 413),
         refusals.ModelUnknown: Meaning(404, "not_found", "model_not_found"),
         refusals.PathUnknown: Meaning(404, "not_found", "path_not_found"),
-        refusals.PaymentsNotConfigured: Meaning(503, "service_unavailable", "payments_not_configured"),
+        refusals.PaymentsNotConfigured: Meaning(404, "not_found", "payments_not_configured"),
         refusals.Overloaded: _busy("overloaded"),
         refusals.ShuttingDown: _busy("shutting_down"),
         media.MediaError: _invalid("invalid_picture"),
