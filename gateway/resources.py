@@ -18,6 +18,7 @@ from gateway.calls import Calls
 from gateway.customer_keys import CustomerKeys
 from gateway.database import Database
 from gateway.deployments import NOTICE_INTERVAL_SECONDS, Switches
+from gateway.media.addresses import AddressBook
 from gateway.media.downloader import Downloader
 from gateway.media.intake import PICTURE_BYTES_MAX, Intake
 from gateway.media.signed_links import LinkSigner
@@ -91,13 +92,7 @@ async def open_resources(settings: Settings, provider: Provider | None = None) -
         media = open_media_store(settings, links)
         pool = LocalPool(settings.pool_urls)
         stack.push_async_callback(pool.aclose)
-        upstreams = Upstreams(settings, book)
-        stack.push_async_callback(upstreams.aclose)
-        vault = Vault(settings.key_encryption_keys) if settings.key_encryption_keys else None
-        customer_keys = CustomerKeys(database.pool, vault, upstreams)
-        switches = Switches(database.pool)
-        await switches.refresh()
-        router = Router(upstreams.deployments(provider or pool), observer=customer_keys, switched_off=switches.off)
+        customer_keys, router, switches = await _open_providers(stack, settings, database, book, provider or pool)
         journal = Journal(database.pool)
         journaling = asyncio.create_task(journal.run())
         stack.push_async_callback(_finish, journal, journaling)
@@ -144,6 +139,20 @@ async def open_resources(settings: Settings, provider: Provider | None = None) -
             calls=calls,
             payments=payments,
         )
+
+
+async def _open_providers(
+    stack: AsyncExitStack, settings: Settings, database: Database, book: AddressBook, pool: Provider
+) -> tuple[CustomerKeys, Router, Switches]:
+    """Everybody who can segment: customers' own keys, the installation's deployments, and their switches."""
+    upstreams = Upstreams(settings, book)
+    stack.push_async_callback(upstreams.aclose)
+    vault = Vault(settings.key_encryption_keys) if settings.key_encryption_keys else None
+    customer_keys = CustomerKeys(database.pool, vault, upstreams)
+    switches = Switches(database.pool)
+    await switches.refresh()
+    router = Router(upstreams.deployments(pool), observer=customer_keys, switched_off=switches.off)
+    return customer_keys, router, switches
 
 
 async def _open_database(settings: Settings, dsn: str) -> Database:
