@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,7 +18,6 @@ from gateway.calls import Calls
 from gateway.customer_keys import CustomerKeys
 from gateway.database import Database
 from gateway.deployments import NOTICE_INTERVAL_SECONDS, Switches
-from gateway.media.addresses import AddressBook
 from gateway.media.downloader import Downloader
 from gateway.media.intake import PICTURE_BYTES_MAX, Intake
 from gateway.media.signed_links import LinkSigner
@@ -38,6 +37,8 @@ from inference.router import Router
 from migrations.upgrade import application_role
 
 log = structlog.get_logger(__name__)
+
+Chore = Coroutine[Any, Any, None]
 
 EXPIRY_INTERVAL_SECONDS = 5.0
 EXPIRY_BATCH = 500
@@ -92,7 +93,13 @@ async def open_resources(settings: Settings, provider: Provider | None = None) -
         media = open_media_store(settings, links)
         pool = LocalPool(settings.pool_urls)
         stack.push_async_callback(pool.aclose)
-        customer_keys, router, switches = await _open_providers(stack, settings, database, book, provider or pool)
+        upstreams = Upstreams(settings, book)
+        stack.push_async_callback(upstreams.aclose)
+        vault = Vault(settings.key_encryption_keys) if settings.key_encryption_keys else None
+        customer_keys = CustomerKeys(database.pool, vault, upstreams)
+        switches = Switches(database.pool)
+        await switches.refresh()
+        router = Router(upstreams.deployments(provider or pool), observer=customer_keys, switched_off=switches.off)
         journal = Journal(database.pool)
         journaling = asyncio.create_task(journal.run())
         stack.push_async_callback(_finish, journal, journaling)
@@ -105,25 +112,15 @@ async def open_resources(settings: Settings, provider: Provider | None = None) -
             maximum_in_flight=settings.maximum_calls_in_flight,
         )
         stack.push_async_callback(calls.drain, settings.shutdown_timeout_seconds)
-        abandoned = timedelta(seconds=settings.hold_ttl_seconds)
-        retention = timedelta(seconds=settings.media_retention_seconds)
-        chores = [
-            _every(EXPIRY_INTERVAL_SECONDS, lambda: journal.expire(limit=EXPIRY_BATCH)),
-            _every(EXPIRY_INTERVAL_SECONDS, lambda: journal.abandon(older_than=abandoned, limit=EXPIRY_BATCH)),
-            _every(NOTICE_INTERVAL_SECONDS, switches.refresh),
-            _every(MEDIA_SWEEP_INTERVAL_SECONDS, lambda: media.sweep(datetime.now(UTC) - retention)),
-            _every(books.CREDIT_INTERVAL_SECONDS, lambda: books.end_promotional_credit(database)),
-            _every(books.NOTICES_INTERVAL_SECONDS, lambda: books.deliver_notices(database)),
-            _every(books.SNAPSHOTS_INTERVAL_SECONDS, lambda: books.snapshot_balances(database)),
-            authenticator.run(),
-        ]
         payments = open_payments(settings, database.pool)
         if payments is not None:
             stack.push_async_callback(payments.aclose)
-            chores += [
-                _every(books.AUTO_TOPUP_INTERVAL_SECONDS, payments.auto_topups.run_once),
-                _every(books.STRIPE_INTERVAL_SECONDS, partial(books.compare_with_stripe, payments)),
-            ]
+        chores = [
+            _every(NOTICE_INTERVAL_SECONDS, switches.refresh),
+            authenticator.run(),
+            *_chores_of_records(settings, journal, media),
+            *_chores_of_money(database, payments),
+        ]
         stack.push_async_callback(_cancel, [asyncio.create_task(chore) for chore in chores])
         yield Resources(
             settings=settings,
@@ -141,18 +138,23 @@ async def open_resources(settings: Settings, provider: Provider | None = None) -
         )
 
 
-async def _open_providers(
-    stack: AsyncExitStack, settings: Settings, database: Database, book: AddressBook, pool: Provider
-) -> tuple[CustomerKeys, Router, Switches]:
-    """Everybody who can segment: customers' own keys, the installation's deployments, and their switches."""
-    upstreams = Upstreams(settings, book)
-    stack.push_async_callback(upstreams.aclose)
-    vault = Vault(settings.key_encryption_keys) if settings.key_encryption_keys else None
-    customer_keys = CustomerKeys(database.pool, vault, upstreams)
-    switches = Switches(database.pool)
-    await switches.refresh()
-    router = Router(upstreams.deployments(pool), observer=customer_keys, switched_off=switches.off)
-    return customer_keys, router, switches
+def _chores_of_records(settings: Settings, journal: Journal, media: MediaStore) -> Iterator[Chore]:
+    """End what processes that died left behind; delete results past their time."""
+    abandoned = timedelta(seconds=settings.hold_ttl_seconds)
+    retention = timedelta(seconds=settings.media_retention_seconds)
+    yield _every(EXPIRY_INTERVAL_SECONDS, lambda: journal.expire(limit=EXPIRY_BATCH))
+    yield _every(EXPIRY_INTERVAL_SECONDS, lambda: journal.abandon(older_than=abandoned, limit=EXPIRY_BATCH))
+    yield _every(MEDIA_SWEEP_INTERVAL_SECONDS, lambda: media.sweep(datetime.now(UTC) - retention))
+
+
+def _chores_of_money(database: Database, payments: Payments | None) -> Iterator[Chore]:
+    """What falls due in the books, and, where payments are taken, at Stripe."""
+    yield _every(books.CREDIT_INTERVAL_SECONDS, lambda: books.end_promotional_credit(database))
+    yield _every(books.NOTICES_INTERVAL_SECONDS, lambda: books.deliver_notices(database))
+    yield _every(books.SNAPSHOTS_INTERVAL_SECONDS, lambda: books.snapshot_balances(database))
+    if payments is not None:
+        yield _every(books.AUTO_TOPUP_INTERVAL_SECONDS, payments.auto_topups.run_once)
+        yield _every(books.STRIPE_INTERVAL_SECONDS, partial(books.compare_with_stripe, payments))
 
 
 async def _open_database(settings: Settings, dsn: str) -> Database:
