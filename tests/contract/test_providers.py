@@ -51,6 +51,13 @@ async def pair(request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
         yield pair
 
 
+@pytest.fixture(params=[kind for kind in KINDS if kind.name != "openai"], ids=repr)
+async def queueing(request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
+    """The providers that take work first and answer later."""
+    async with pair_of(request.param) as pair:
+        yield pair
+
+
 def a_task(**fields: Any) -> SegmentTask:
     width, height = fields.pop("size", (40, 30))
     data = fields.pop("data", None) or picture(width, height)
@@ -196,10 +203,9 @@ async def test_a_deadline_in_the_past_asks_nobody(pair: Pair) -> None:
     [("job_rejected", InputRejected), ("job_broken", ProviderFailed), ("status_breaks", ProviderFailed)],
 )
 async def test_work_that_was_taken_is_never_sent_again(
-    pair: Pair, behaviour: str, expected: type[InferenceError]
+    queueing: Pair, behaviour: str, expected: type[InferenceError]
 ) -> None:
-    if pair.kind.name == "openai":
-        pytest.skip("answers at once")
+    pair = queueing
     error = await failure(pair, behaviour)
     assert isinstance(error, expected)
     assert not certainly_not_started(error)
@@ -212,11 +218,9 @@ async def test_a_lock_on_the_account_does_not_stop_what_is_running(pair: Pair) -
     assert len(pair.upstream.asked) == 1
 
 
-async def test_what_is_not_done_in_time_is_cancelled_where_that_is_possible(pair: Pair) -> None:
-    if pair.kind.name == "openai":
-        pytest.skip("answers at once")
-    assert isinstance(await failure(pair, "never_done", seconds=1.0), ProviderTimedOut)
-    jobs = getattr(pair.upstream, "jobs", {})
+async def test_what_is_not_done_in_time_is_cancelled_where_that_is_possible(queueing: Pair) -> None:
+    assert isinstance(await failure(queueing, "never_done", seconds=1.0), ProviderTimedOut)
+    jobs = getattr(queueing.upstream, "jobs", {})
     assert [job.cancelled for job in jobs.values()] == [True] * len(jobs)
 
 
