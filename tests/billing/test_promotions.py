@@ -114,6 +114,18 @@ async def test_money_taken_back_leaves_no_more_promotional_credit_than_there_is_
         assert await reconcile(connection) == []
 
 
+async def test_money_that_comes_in_after_a_low_point_is_paid_money(books: Books) -> None:
+    owner = await books.wallet()
+    await books.credit(owner, 100)
+    await books.credit(owner, -40, kind=CreditKind.ADJUSTMENT)
+    await books.top_up(owner, 500)
+    assert await _left(books, owner) == [60]
+    await _spend(books, owner, 10)
+    assert await _left(books, owner) == [50]
+    await _spend(books, owner, 1_000)
+    assert await _left(books, owner) == []
+
+
 async def test_the_same_grant_again_changes_nothing(books: Books) -> None:
     owner, ending = await books.wallet(), in_an_hour()
     for _ in range(2):

@@ -1,10 +1,11 @@
 """A month's reports count every entry of the month, once."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from billing import reports
+from billing.statements import statement
 from tests.billing.books import Books, capture, place
 
 
@@ -43,6 +44,19 @@ async def test_revenue_and_fees(own_books: Books) -> None:
     )
     assert reports.fees(moved).net_micros == 1_000_000
     assert ("usage", 3) in [(x.kind, x.entries) for x in moved if x.credit == "usage_revenue"]
+
+
+async def test_a_month_begins_with_its_first_moment_and_ends_before_the_next(own_books: Books) -> None:
+    owner = await own_books.wallet(1_000)
+    hold = place(owner, 400)
+    await own_books.apply([hold])
+    await own_books.apply([capture(hold)])
+    async with own_books.pool.acquire() as connection:
+        charged_at = (await statement(connection, owner, limit=1)).lines[0].created_at
+        before, after = charged_at - timedelta(days=1), charged_at + timedelta(days=1)
+        for month, charges in (((before, charged_at), 0), ((charged_at, after), 1)):
+            assert sum(line.charges for line in await reports.revenue(connection, month)) == charges
+            assert [x.entries for x in await reports.movements(connection, month) if x.kind == "usage"] == [1] * charges
 
 
 def test_stripes_own_fees_are_costs() -> None:
