@@ -4,12 +4,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from gateway.observability import configure_logging
 from tests.fakes.pool import FakePool
 from tests.postgres import PostgresServer
 from tests.running import RunningProgram
 from tests.serving import RunningGateway
+
+
+# A busy machine is no reason to fail: how long examples take is not what these tests are about.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session", autouse=True)

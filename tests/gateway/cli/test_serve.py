@@ -107,5 +107,5 @@ def test_damaged_secrets_are_not_replaced(stopped: Machine) -> None:
     ended = stopped.run("serve")
     assert ended.status == 1
     assert "restore the file" in ended.err
-    commands = [" ".join(each.cmdline()) for each in psutil.process_iter()]
+    commands = [" ".join(each.info["cmdline"] or ()) for each in psutil.process_iter(["cmdline"])]
     assert not [command for command in commands if str(stopped.data_dir) in command]
