@@ -12,7 +12,6 @@ from tests.postgres import PostgresServer
 from tests.running import RunningProgram
 from tests.serving import RunningGateway
 
-
 # A busy machine is no reason to fail: how long examples take is not what these tests are about.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
