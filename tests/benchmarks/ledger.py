@@ -36,7 +36,7 @@ CREDIT_MICROS = 10**15
 POOL_SIZE = 16
 WARM_UP_SECONDS = 1.0
 
-DEPTH_ROUNDS = 5
+DEPTH_ROUNDS = 6
 FASTER_MIN = 20.0
 CHEAPER_MIN = 10.0
 SLOWER_MAX = 0.10
@@ -306,8 +306,8 @@ async def _measure_depth(server: PostgresServer, options: argparse.Namespace) ->
             pool = await asyncpg.create_pool(dsn, min_size=2, max_size=4, server_settings=settings)
             stack.push_async_callback(pool.close)
             ledgers.append((pool, await _open_wallets(dsn, 1), []))
-        for _ in range(DEPTH_ROUNDS):
-            for pool, owners, measured in ledgers:
+        for turn in range(DEPTH_ROUNDS):
+            for pool, owners, measured in reversed(ledgers) if turn % 2 else ledgers:
                 measured.append(await _measure_grouped(pool, owners, options, server))
     speeds = [statistics.median(each.charges_per_second for each in measured) for _, _, measured in ledgers]
     cpus = [statistics.median(each.cpu_seconds_per_1000 for each in measured) for _, _, measured in ledgers]
@@ -342,7 +342,7 @@ def main() -> None:
     parser.add_argument("--entries", type=int, default=0, help="older entries of a second ledger, for comparison")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
     options = parser.parse_args()
-    server = PostgresServer(durable=True)
+    server = PostgresServer(durable=True, settings={"shared_buffers": "128MB"})  # as PostgreSQL's default
     server.start()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
